@@ -1,0 +1,96 @@
+"""What `train.py`, `evaluate.py` and `profile.py` share: start Hydra, report errors, set the exit status.
+
+Exit status: 0 done, 1 failed, 2 bad configuration or input, 3 a budget or criterion is not met, 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from titans_trm.config import SCHEMAS, compose, config_dir, validate
+from titans_trm.errors import InputError
+from titans_trm.overrides import check_overrides, expand_sweep, explained
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+Task = Callable[[Any], dict[str, Any]]
+
+
+def launch(main: Callable[[], Any], config_name: str) -> None:
+    """Call `main`, a function under `hydra.main`, on the command line, after checking every override.
+
+    Ends the process: with one message and status 2 on a bad configuration, without Hydra's own error report.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with status 1
+    try:
+        with explained():
+            _check_command_line(config_name)
+            main()
+    except InputError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(INTERRUPTED)
+
+
+def run_job(composed: DictConfig, config_name: str, task: Task) -> dict[str, Any]:
+    """Run `task` on the checked configuration and return its result; its `exit_status`, if any, ends the process.
+
+    `debug=...` shows full tracebacks. In a multirun exceptions are left to the sweeper.
+    """
+    settings = HydraConfig.get()
+    overrides, folder = list(settings.overrides.task), str(settings.runtime.output_dir)
+    debug = bool(composed.get("debug", False))
+    try:
+        with explained():
+            config = validate(composed, SCHEMAS[config_name], run_dir=_relative(folder), overrides=overrides)
+        result = task(config)
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        with suppress(OSError):
+            Path(folder).rmdir()  # only if empty: nothing has been written
+        _fail(error)
+    except Exception:
+        if settings.mode == RunMode.MULTIRUN:
+            raise
+        traceback.print_exc()  # starts here: no frame of Hydra in it
+        sys.exit(FAILED)
+    status = int(result.get("exit_status", 0))
+    if status:
+        sys.exit(status)
+    return result
+
+
+def _check_command_line(config_name: str) -> None:
+    arguments, _ = get_args_parser().parse_known_args()
+    asked_for_help = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
+    if asked_for_help or arguments.experimental_rerun or arguments.config_name or arguments.config_path:
+        return
+    more = [Path(arguments.config_dir)] if arguments.config_dir else []
+    check_overrides(arguments.overrides, SCHEMAS[config_name], config_dir() / f"{config_name}.yaml", more=more)
+    if more:
+        return
+    # Values are checked before Hydra makes a folder; those of a sweep's last job before its first one trains.
+    for overrides in expand_sweep(arguments.overrides) if arguments.multirun else [arguments.overrides]:
+        compose(config_name, overrides)  # type: ignore[call-overload]
+
+
+def _relative(folder: str) -> str:
+    """Return `folder` from here where it lies below: shorter to read, and a run folder tree can be moved."""
+    path = Path(folder)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else folder
+
+
+def _fail(error: InputError) -> None:
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,1 @@
+"""Tasks, splits, augmentation and the training stream."""

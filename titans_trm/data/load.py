@@ -1,0 +1,191 @@
+"""Turn a data configuration into train, validation and test examples: the one entry point of this room."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from titans_trm.data.cache import cached, default_root
+from titans_trm.data.config import DataConfig
+from titans_trm.data.examples import ExampleSet
+from titans_trm.data.files import read_bytes, sha256
+from titans_trm.data.spec import Augment, Task, TaskSpec
+from titans_trm.data.splits import assert_disjoint, shared_groups, split_by_group, subset
+from titans_trm.data.sudoku import SudokuTask
+from titans_trm.errors import InputError
+
+TASKS: dict[str, Callable[[DataConfig], Task]] = {"sudoku": lambda config: SudokuTask(config.size)}
+
+_SPLIT_RULE = "groups of symmetric examples stay together, in order of sha256(seed, group); validation from train only"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Everything a run needs to know about its data."""
+
+    spec: TaskSpec
+    train: ExampleSet
+    val: ExampleSet
+    augment: Augment | None  # random symmetry for training examples; None when switched off
+    manifest: dict[str, Any]  # JSON-able: what the data are, to the byte
+    held_out: ExampleSet
+
+    def test(self) -> ExampleSet:
+        """Return the test split: for a final evaluation, never for a choice made during development."""
+        return self.held_out
+
+
+def load_data(config: DataConfig) -> TaskData:
+    """Read or generate the examples of a configuration, split them, and prove that the splits are disjoint.
+
+    Raises `InputError` for bad files, damaged caches, and train and test sets that share a group (`data.leakage`).
+    """
+    task = TASKS[config.task](config)
+    sets, entries = _SOURCES[config.resolved_source](task, config)
+    train, val, test = sets["train"], sets["val"], sets["test"]
+    assert_disjoint(train, val)
+    train, val, leakage = _guard(train, val, test, config)
+    if config.max_train is not None:
+        entries["train_subset"] = (
+            f"{min(config.max_train, len(train))} of {len(train)} by sha256(seed {config.seed}, example)"
+        )
+        train = subset(train, config.max_train, f"subset-{config.seed}")
+    splits = {"train": train.renamed("train"), "val": val.renamed("val"), "test": test.renamed("test")}
+    manifest = {
+        "task": task.spec.name,
+        "source": config.resolved_source,
+        "generator_version": task.generator_version,
+        "seed": config.seed,
+        "split_rule": _SPLIT_RULE,
+        "leakage": leakage,
+        **entries,
+        "splits": {name: _describe(examples) for name, examples in splits.items()},
+    }
+    logger.info("%s (%s): %s", task.spec.name, config.resolved_source, {n: len(s) for n, s in splits.items()})
+    return TaskData(
+        spec=task.spec,
+        train=splits["train"],
+        val=splits["val"],
+        augment=task.augment if config.augment else None,
+        manifest=manifest,
+        held_out=splits["test"],
+    )
+
+
+def read_examples(path: str, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:
+    """Return the checked examples of one file of the configured task, and manifest entries (cached by content)."""
+    task = TASKS[config.task](config)
+    raw = read_bytes(path)
+    identity = {
+        "kind": "file",
+        "task": task.spec.name,
+        "reader_version": task.reader_version,
+        "sha256": sha256(raw),
+        "verify": [config.verify, config.verify_all_up_to, config.verify_sample, config.seed],
+    }
+
+    def build() -> tuple[dict[str, ExampleSet], dict[str, Any]]:
+        examples, entries = task.read(path, raw, config)
+        return {"all": examples}, entries
+
+    sets, entries = cached(_root(config), f"{task.spec.name}-file", identity, build)
+    return sets["all"].renamed(path), {**entries, "sha256": identity["sha256"]}
+
+
+def _packaged(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
+    train, test, entries = task.packaged()
+    rows = split_by_group(train.keys, {"val": config.val_fraction}, f"split-{config.seed}")
+    return {"train": train.select(rows["train"]), "val": train.select(rows["val"], "val"), "test": test}, entries
+
+
+def _generated(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
+    counts = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
+    identity = {
+        "kind": "generated",
+        "task": task.spec.name,
+        "generator_version": task.generator_version,
+        "reader_version": task.reader_version,
+        "clues": list(config.clue_range),
+        "seed": config.seed,
+        "counts": counts,
+    }
+
+    def build() -> tuple[dict[str, ExampleSet], dict[str, Any]]:
+        logger.info("Generating %s puzzles: %s", task.spec.name, counts)
+        return task.generate(config)
+
+    return cached(_root(config), f"{task.spec.name}-generated", identity, build)
+
+
+def _files(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
+    if config.train_file is None:
+        raise InputError("data.source=file needs data.train_file=PATH (CSV or CSV.gz).")
+    train, entries = read_examples(config.train_file, config)
+    files = {config.train_file: entries}
+    fractions = {"val": config.val_fraction}
+    if config.test_file is None:
+        fractions["test"] = config.test_fraction
+    rows = split_by_group(train.keys, fractions, f"split-{config.seed}")
+    sets = {name: train.select(chosen, f"{name} of {config.train_file}") for name, chosen in rows.items()}
+    if config.test_file is not None:
+        sets["test"], files[config.test_file] = read_examples(config.test_file, config)
+    shared = {name: entries[name] for name in ("licence", "rating_kind")}
+    return sets, {**shared, "files": files}
+
+
+_SOURCES = {"packaged": _packaged, "generated": _generated, "file": _files}
+
+
+def _guard(
+    train: ExampleSet, val: ExampleSet, test: ExampleSet, config: DataConfig
+) -> tuple[ExampleSet, ExampleSet, dict[str, Any]]:
+    """Return the training and validation examples that may be used, and what was found, by the rule `data.leakage`."""
+    shared = {examples.name: len(shared_groups(examples, test)) for examples in (train, val)}
+    before = len(train), len(val)
+    if config.leakage == "error":
+        assert_disjoint(train, test)
+        assert_disjoint(val, test)
+    elif config.leakage == "remove":
+        train, val = _without(train, test), _without(val, test)
+    removed = before[0] - len(train), before[1] - len(val)
+    if any(shared.values()):
+        logger.warning(
+            "Groups shared with the test set (data.leakage=%s): %s; removed %d training and %d validation examples.",
+            config.leakage,
+            shared,
+            *removed,
+        )
+    groups = dict(zip(("train", "val"), shared.values(), strict=True))
+    found = {
+        "rule": config.leakage,
+        "groups_shared_with_test": groups,
+        "removed": {"train": removed[0], "val": removed[1]},
+    }
+    return train, val, found
+
+
+def _without(examples: ExampleSet, test: ExampleSet) -> ExampleSet:
+    """Return the examples whose group does not occur in the test set."""
+    shared = shared_groups(examples, test)
+    kept = [row for row, key in enumerate(examples.keys) if key not in shared]
+    if not kept:
+        raise InputError(
+            f"All {len(examples)} examples of {examples.name} share a group with the test set; give other files."
+        )
+    return examples.select(kept)
+
+
+def _describe(examples: ExampleSet) -> dict[str, Any]:
+    return {
+        "count": len(examples),
+        "groups": len(set(examples.keys)),
+        "sha256": examples.sha256,
+        "keys_sha256": examples.keys_sha256,
+    }
+
+
+def _root(config: DataConfig) -> Path:
+    return default_root() if config.cache_dir is None else Path(config.cache_dir)

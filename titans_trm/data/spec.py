@@ -1,0 +1,77 @@
+"""What a model must know about a task, and what a task must be able to do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from titans_trm.data.config import DataConfig
+
+if TYPE_CHECKING:
+    from titans_trm.data.examples import ExampleSet
+
+PAD = 0  # token of every task: nothing here; a target of PAD is not scored
+IGNORE_INDEX = -100  # target of a position that is not scored
+
+# (inputs (B, N), targets (B, N), generator) -> the same shapes, a random symmetry applied to each example
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Shape of a task, all a model needs to be built for it."""
+
+    name: str
+    seq_len: int  # N, tokens of one example
+    vocab_size: int  # V, tokens 0..V-1; 0 is PAD
+    causal: bool = False  # whether position t may only see positions up to t
+    num_puzzle_ids: int = 0  # > 0: examples carry a puzzle id with a learned embedding
+    ignore_index: int = IGNORE_INDEX
+    grid_shape: tuple[int, int] | None = None  # rows, columns of a grid task
+    exactness: str = "An example is exactly right when every scored token is."
+
+    def __post_init__(self) -> None:
+        if self.seq_len < 1:
+            raise ValueError(f"seq_len={self.seq_len} is too small; choose 1 or more.")
+        if self.vocab_size < 2:
+            raise ValueError(f"vocab_size={self.vocab_size} is too small; choose 2 or more.")
+        if 0 <= self.ignore_index < self.vocab_size:
+            raise ValueError(f"ignore_index={self.ignore_index} is a token (0..{self.vocab_size - 1}); choose -100.")
+        if self.grid_shape is not None and self.grid_shape[0] * self.grid_shape[1] != self.seq_len:
+            raise ValueError(
+                f"grid_shape={self.grid_shape} does not have seq_len={self.seq_len} cells; make them equal."
+            )
+
+
+class Task(Protocol):
+    """One task: where its examples come from, which of them are the same up to symmetry, how they are varied."""
+
+    spec: TaskSpec
+    generator_version: int  # raised whenever the same seed would give other examples
+    reader_version: int  # raised whenever the same file would give other examples or keys
+
+    def packaged(self) -> tuple["ExampleSet", "ExampleSet", dict[str, Any]]:
+        """Return the training and test examples that ship with the package, and manifest entries."""
+        ...
+
+    def read(self, path: str, raw: bytes, config: DataConfig) -> tuple["ExampleSet", dict[str, Any]]:
+        """Return the checked examples of a file's bytes, and manifest entries; `InputError` names file and bad rows."""
+        ...
+
+    def generate(self, config: DataConfig) -> tuple[dict[str, "ExampleSet"], dict[str, Any]]:
+        """Return seeded `train`, `val` and `test` examples that share no group, and manifest entries."""
+        ...
+
+    def canonical_keys(self, inputs: Tensor, targets: Tensor) -> list[str]:
+        """Return the group key of each `(B, N)` example: equal for examples that must not be split apart."""
+        ...
+
+    def augment(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Apply a random symmetry of the task to each `(B, N)` example."""
+        ...
+
+    def validate(self, inputs: Tensor, targets: Tensor) -> None:
+        """Raise `InputError` naming the examples that break the rules of the task."""
+        ...

@@ -1,0 +1,1 @@
+"""Metrics, statistics and reports of a trained model; knows nothing of Lightning."""

@@ -1,0 +1,30 @@
+"""Intervals of measured proportions."""
+
+from math import sqrt
+from statistics import NormalDist
+
+
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209).
+
+    Unlike the normal approximation it stays inside [0, 1] and has a width at 0 of n and at n of n, where a good or a
+    hopeless model is. `successes` may be a fraction times `n`.
+
+    Raises:
+        ValueError: `n` is below 1, `successes` lies outside 0..n, or `confidence` outside (0, 1).
+    """
+    if n < 1:
+        raise ValueError(f"n={n} gives no interval; an estimate needs 1 example or more.")
+    if not 0.0 <= successes <= n:
+        raise ValueError(f"successes={successes} lies outside 0 to n={n}; give a count of the n examples.")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence={confidence} is outside (0, 1); choose e.g. 0.95.")
+    z = NormalDist().inv_cdf(0.5 + 0.5 * confidence)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    spread = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # Rounding must not move the ends past the extremes, which they touch exactly in theory.
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == n else (centre + spread) / scale
+    return low, high

@@ -1,0 +1,1 @@
+"""Loss terms of deep supervision: cross-entropy, halting, halting diversity. Torch only."""

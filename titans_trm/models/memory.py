@@ -1,0 +1,434 @@
+"""Long-term memory learned at test time: the module and its explicit state. The arithmetic is in `memory_chunk`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_trm.models import memory_chunk as dual
+from titans_trm.models.config import MemoryConfig
+from titans_trm.models.memory_chunk import Rows
+
+_KEEP_LOGIT = 5.0  # 1 - alpha = .993 at the start: half of a memory is left after about 100 tokens
+_MOMENTUM_LOGIT = 0.0  # eta = .5 at the start: a token's surprise counts twice over, without a long overshoot
+_STEP_LOGIT = 0.0  # theta = half its cap at the start: the middle of the gate's linear range
+_GATE_WEIGHT_STD = 0.1  # of gate logits at the start: tokens differ, yet no gate starts saturated
+
+
+@dataclass
+class MemoryState:
+    """Memory of each sequence between calls: a value, never a buffer of the module, of a size that does not grow.
+
+    Gradients are anchored at the first weights of a chunk, so the weights kept are those at the start of the unfinished
+    chunk, beside the tokens written since (`pending`, fewer than `chunk_size`). Any split of a sequence is then exact.
+
+    Attributes:
+        weights: per weight matrix `(H, B, d_in, d_out)`, or `(H, d_in, d_out)` where all sequences share them.
+        momentum: as `weights`; None while it is zero.
+        pending: tokens of the unfinished chunk, aligned to its end and padded in front; None if there are none.
+        phases: number of pending tokens of each sequence; a single number holds for all.
+        conv_tail: `(B or 1, conv_width - 1, 3 D)`, last inputs of the convolution; None without one.
+        chunk_size: C of the memory that wrote it; 0 for a set.
+
+    """
+
+    weights: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...] | None
+    pending: Rows | None
+    phases: tuple[int, ...]
+    conv_tail: Tensor | None
+    chunk_size: int
+
+    def detach(self) -> "MemoryState":
+        """Return the same values cut from the graph."""
+        return self._map(lambda tensor, _: tensor.detach())
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "MemoryState":
+        """Return the state on another device, in another dtype, or both."""
+        return self._map(lambda tensor, _: tensor.to(device=device, dtype=dtype))
+
+    def select(self, index: Tensor) -> "MemoryState":
+        """Return the sequences `index` (K,) int64 in that order: reorder, repeat or drop rows of a batch."""
+        picked = self._map(lambda tensor, dim: tensor if tensor.shape[dim] == 1 else tensor.index_select(dim, index))
+        shared = len(self.phases) == 1
+        return replace(picked, phases=self.phases if shared else tuple(self.phases[i] for i in index.tolist()))
+
+    def reset(self, mask: Tensor, fresh: "MemoryState") -> "MemoryState":
+        """Return the state with the sequences in `mask` (B,) bool started anew from `fresh` (`init_state` or `prime`).
+
+        Each sequence keeps its own phase, so what follows a reset equals what follows a new start. Reads the mask on the
+        host. Raises ValueError if `fresh` holds pending tokens or the mask does not fit the batch.
+        """
+        if fresh.pending is not None:
+            raise ValueError("fresh holds tokens of an unfinished chunk; reset to init_state() or prime() instead.")
+        resets = mask.tolist()
+        if len(self.phases) not in (1, len(resets)):
+            raise ValueError(f"mask has {len(resets)} rows, the state {len(self.phases)}; give one value per sequence.")
+        phases = self.phases if len(self.phases) == len(resets) else self.phases * len(resets)
+        phases = tuple(0 if new else phase for new, phase in zip(resets, phases, strict=True))
+        by_row = mask[:, None, None]
+        weights = tuple(torch.where(by_row, _rowwise(f), _rowwise(w)) for f, w in zip(fresh.weights, self.weights, strict=True))
+        momentum = None
+        if self.momentum is not None or fresh.momentum is not None:
+            pairs = zip(fresh.momentum or _zeros(weights), self.momentum or _zeros(weights), strict=True)
+            momentum = tuple(torch.where(by_row, _rowwise(f), _rowwise(s)) for f, s in pairs)
+        tail = self.conv_tail
+        if tail is not None and fresh.conv_tail is not None:
+            tail = torch.where(by_row, fresh.conv_tail, tail)
+        pending = None
+        if self.pending is not None and max(phases):
+            pending = self.pending.last(max(phases))
+        return MemoryState(weights, momentum, pending, phases, tail, self.chunk_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies as tensors, numbers, lists and dicts: safe to load with `weights_only=True`."""
+        own = self._map(lambda tensor, _: tensor.detach().clone())
+        pending = None
+        if own.pending is not None:
+            pending = {
+                "inputs": list(own.pending.inputs),
+                "errors": list(own.pending.errors),
+                "log_keep": own.pending.log_keep,
+                "log_momentum": own.pending.log_momentum,
+                "step": own.pending.step,
+            }
+        return {
+            "weights": list(own.weights),
+            "momentum": None if own.momentum is None else list(own.momentum),
+            "pending": pending,
+            "phases": list(own.phases),
+            "conv_tail": own.conv_tail,
+            "chunk_size": own.chunk_size,
+        }
+
+    @classmethod
+    def from_state_dict(cls, values: dict[str, Any]) -> "MemoryState":
+        """Rebuild a state from `state_dict`."""
+        pending = values["pending"]
+        if pending is not None:
+            pending = Rows(**{**pending, "inputs": tuple(pending["inputs"]), "errors": tuple(pending["errors"])})
+        return cls(
+            weights=tuple(values["weights"]),
+            momentum=None if values["momentum"] is None else tuple(values["momentum"]),
+            pending=pending,
+            phases=tuple(values["phases"]),
+            conv_tail=values["conv_tail"],
+            chunk_size=values["chunk_size"],
+        )
+
+    def _map(self, change: Callable[[Tensor, int], Tensor]) -> "MemoryState":
+        """Apply `change(tensor, batch dimension)`; weights shared by all pass as `(H, 1, d_in, d_out)`."""
+
+        def fast(tensor: Tensor) -> Tensor:
+            return change(tensor, 1) if tensor.dim() == 4 else change(tensor.unsqueeze(1), 1).squeeze(1)
+
+        rows = self.pending
+        return replace(
+            self,
+            weights=tuple(map(fast, self.weights)),
+            momentum=None if self.momentum is None else tuple(map(fast, self.momentum)),
+            pending=None
+            if rows is None
+            else Rows(
+                inputs=tuple(map(fast, rows.inputs)),
+                errors=tuple(map(fast, rows.errors)),
+                log_keep=change(rows.log_keep, 2),
+                log_momentum=None if rows.log_momentum is None else change(rows.log_momentum, 2),
+                step=change(rows.step, 2),
+            ),
+            conv_tail=None if self.conv_tail is None else change(self.conv_tail, 0),
+        )
+
+
+class NeuralMemory(nn.Module):
+    """Titans long-term memory (arXiv 2501.00663, section 3.1): a small MLP per head, trained by what it reads.
+
+    Each head learns, during the forward pass, to map keys to values by gradient descent with momentum (past surprise)
+    and forgetting; queries read it. `M(x) = x + LN(W2 gelu(W1 x))`, or `x + LN(W1 x)` at depth 1. In the causal mode
+    tokens are written in order and token t reads what tokens up to t wrote. In the set mode all tokens are written at
+    once, without order, and all read the result: permuted inputs give permuted outputs.
+    """
+
+    def __init__(self, width: int, config: MemoryConfig, *, causal: bool) -> None:
+        """Build the projections, the gates and the learned initial memory of each head.
+
+        Raises ValueError if the heads do not divide `width`, or if a set is to be read before it is written.
+        """
+        super().__init__()
+        if width % config.num_heads:
+            raise ValueError(f"width={width} is not divisible by memory.num_heads={config.num_heads}; choose a divisor.")
+        if not causal and config.read == "pre":
+            raise ValueError("memory.read=pre reads nothing of a set that is written at once; choose memory.read=post.")
+        self.width, self.config, self.causal = width, config, causal
+        head = width // config.num_heads
+        sizes = [head, head] if config.depth == 1 else [head, config.expansion * head, head]
+        self.carries_state = causal or config.carry != "reset"
+        # A set that is written once never reads its momentum: no eta gate then, whose weights would never learn.
+        self.has_momentum = config.momentum and self.carries_state
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        conv_width = config.conv_width if causal else 0
+        self.conv = nn.Parameter(torch.empty(3 * width, 1, conv_width)) if conv_width else None
+        self.gates = nn.Linear(width, len(self._gate_logits()) * config.depth * config.num_heads)
+        self.out_gate = nn.Linear(width, width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+        self.initial_weights = nn.ParameterList(
+            torch.empty(config.num_heads, d_in, d_out) for d_in, d_out in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.gain = nn.Parameter(torch.empty(width))  # of LN in each head's memory: a slow weight
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw initial parameters: unit variance through every projection, gates at the module's starting logits."""
+        for linear in (self.qkv, self.out_gate, self.out_proj):
+            nn.init.normal_(linear.weight, std=self.width**-0.5)
+        if self.conv is not None:
+            nn.init.normal_(self.conv, std=self.conv.shape[-1] ** -0.5)
+        nn.init.normal_(self.gates.weight, std=_GATE_WEIGHT_STD * self.width**-0.5)
+        per_gate = self.config.depth * self.config.num_heads
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.tensor(self._gate_logits()).repeat_interleave(per_gate))
+        for weight in self.initial_weights:
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        nn.init.ones_(self.gain)
+
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MemoryState:
+        """Return the learned initial memory, shared by the batch (a view of the parameters: gradients reach them)."""
+        weights = tuple(self.initial_weights)
+        tail = None
+        if self.conv is not None:
+            tail = weights[0].new_zeros(1, self.conv.shape[-1] - 1, 3 * self.width)
+        state = MemoryState(weights, None, None, (0,) * batch_size, tail, self._chunk_size)
+        return state if device is None and dtype is None else state.to(device, dtype)
+
+    def prime(self, tokens: Tensor) -> MemoryState:
+        """Return the state after writing persistent `tokens` (P, D) as one completed chunk of their own.
+
+        They do not depend on the input, so the state has no batch dimension; chunks count from the first token after.
+        Causal mode only: ValueError in the set mode, where persistent tokens are written with the set.
+        """
+        if not self.causal:
+            raise ValueError("prime() is for causal memories; write persistent tokens with the set instead.")
+        state = replace(self.init_state(1), phases=(0,))
+        if tokens.shape[0] == 0:
+            return state
+        x = tokens.unsqueeze(0)
+        _, keys, values, tail = self._project(x, state.conv_tail, tokens.shape[0] - 1)
+        logits = self._gate_logit_rows(x)
+        with torch.autocast(x.device.type, enabled=False):
+            rows = self._rows(state.weights, keys, values, logits, None)
+            weights, momentum = dual.write(state.weights, None, rows, dual.causal_decays(rows))
+        shared = None if momentum is None else tuple(s.squeeze(1) for s in momentum)
+        return replace(state, weights=tuple(w.squeeze(1) for w in weights), momentum=shared, conv_tail=tail)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: MemoryState | None = None,
+        *,
+        num_queries_from: int = 0,
+        return_state: bool = False,
+        stats: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, MemoryState | None]:
+        """Write the tokens of `x` (B, N, D) and read for all but the first `num_queries_from` of them.
+
+        Returns `(out, state)`: `out` (B, N - num_queries_from, D), and the state after the last token where
+        `return_state` asks for it, else None. `stats`, if given, receives detached means: `inner_loss`,
+        `surprise_norm` and per weight matrix (L,) `theta`, `alpha`, `eta`, `memory_norm`. Raises ValueError for a state
+        of another chunk size, or for any state where `memory.carry=reset` keeps none.
+        """
+        self._check(x, state, num_queries_from, return_state)
+        state = state or self.init_state(x.shape[0])
+        queries, keys, values, tail = self._project(x, state.conv_tail, num_queries_from)
+        logits = self._gate_logit_rows(x)
+        seen: list[dict[str, Tensor]] | None = None if stats is None else []
+        with torch.autocast(x.device.type, enabled=False):  # the core casts its products itself
+            run = self._in_order if self.causal else self._at_once
+            out, after = run(state, queries, keys, values, logits, return_state, seen)
+            out = F.rms_norm(out, out.shape[-1:]).permute(1, 2, 0, 3).flatten(2)
+        if stats is not None and seen:
+            stats.update({name: torch.stack([entry[name] for entry in seen]).mean(0) for name in seen[0]})
+        out = self.out_proj(out.to(x.dtype) * F.silu(self.out_gate(x[:, num_queries_from:])))
+        return out, None if after is None else replace(after, conv_tail=tail)
+
+    @property
+    def _chunk_size(self) -> int:
+        return self.config.chunk_size if self.causal else 0
+
+    @property
+    def _head_gain(self) -> Tensor:
+        return self.gain.view(self.config.num_heads, 1, 1, -1)
+
+    def _gate_logits(self) -> list[float]:
+        """Starting logits of the gates there are: theta, then 1 - alpha, then eta."""
+        keep = [_KEEP_LOGIT] if self.config.forgetting else []
+        return [_STEP_LOGIT, *keep, *([_MOMENTUM_LOGIT] if self.has_momentum else [])]
+
+    def _check(self, x: Tensor, state: MemoryState | None, num_queries_from: int, return_state: bool) -> None:
+        if not 0 <= num_queries_from < x.shape[1]:
+            raise ValueError(
+                f"num_queries_from={num_queries_from} leaves no query of {x.shape[1]} tokens; choose fewer."
+            )
+        if (state is not None or return_state) and not self.carries_state:
+            raise ValueError("memory.carry=reset keeps no state between calls of a set; choose cycles or steps.")
+        if state is not None and state.chunk_size != self._chunk_size:
+            raise ValueError(
+                f"the state was written with chunk_size={state.chunk_size}, this memory has {self._chunk_size}; "
+                "use the chunk size of the state."
+            )
+        if state is not None and len(state.phases) not in (1, x.shape[0]):
+            raise ValueError(f"the state holds {len(state.phases)} sequences, x {x.shape[0]}; use state.select(index).")
+
+    def _project(
+        self, x: Tensor, conv_tail: Tensor | None, num_queries_from: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return queries, keys, values `(H, B, T, d)` in the dtype of products, and the new tail of the convolution."""
+        qkv, tail = self.qkv(x), None
+        if self.conv is not None and conv_tail is not None:
+            length = x.shape[1]
+            padded = torch.cat((conv_tail.to(qkv.dtype).expand(x.shape[0], -1, -1), qkv), dim=1)
+            tail = padded[:, length:]
+            # Shifted products: faster than a grouped convolution here, and no transpose to channels first.
+            taps = self.conv.to(qkv.dtype).squeeze(1).unbind(-1)
+            qkv = padded[:, :length] * taps[0]
+            for i, tap in enumerate(taps[1:], start=1):
+                qkv = torch.addcmul(qkv, padded[:, i : i + length], tap)
+        heads = F.silu(qkv).unflatten(-1, (3, self.config.num_heads, -1)).permute(2, 3, 0, 1, 4)
+        queries = _unit(heads[0, :, :, num_queries_from:].contiguous())
+        return queries, _unit(heads[1].contiguous()), heads[2].contiguous(), tail
+
+    def _gate_logit_rows(self, x: Tensor) -> Tensor:
+        """Return gate logits `(gates, L, H, B, N)` in at least float32."""
+        logits = F.linear(x, self.gates.weight).to(_wide(x.dtype)) + self.gates.bias
+        shape = (len(self._gate_logits()), self.config.depth, self.config.num_heads)
+        return logits.unflatten(-1, shape).permute(2, 3, 4, 0, 1).contiguous()
+
+    def _rows(
+        self,
+        weights: tuple[Tensor, ...],
+        keys: Tensor,
+        values: Tensor,
+        logits: Tensor,
+        seen: list[dict[str, Tensor]] | None,
+    ) -> Rows:
+        """Take the surprise of tokens at `weights` and put their gates beside it."""
+        inputs, errors, loss = dual.surprise(weights, self._head_gain, keys, values)
+        norms = dual.gradient_norms(inputs, errors)
+        theta = torch.sigmoid(logits[0]) * (self.config.max_step_size / (self._chunk_size or keys.shape[2]))
+        # One alpha and one eta for a set: from the mean of its tokens' logits, so that no order enters.
+        shared = logits[1:] if self.causal else logits[1:].mean(-1, keepdim=True)
+        log_gates = F.logsigmoid(shared)
+        log_keep = log_gates[0] if self.config.forgetting else torch.zeros_like(theta[..., :1]).expand_as(theta)
+        log_momentum = log_gates[-1] if self.has_momentum else None
+        if seen is not None:
+            with torch.no_grad():
+                entry = {"inner_loss": loss.mean(), "surprise_norm": norms.mean()}
+                entry["theta"] = theta.mean((1, 2, 3))
+                entry["alpha"] = -torch.expm1(log_keep).mean((1, 2, 3))
+                entry["eta"] = torch.zeros_like(entry["alpha"]) if log_momentum is None else log_momentum.exp().mean((1, 2, 3))
+                entry["memory_norm"] = torch.stack([w.flatten(-2).norm(dim=-1).mean() for w in weights])
+                seen.append({name: value.detach() for name, value in entry.items()})
+        return Rows(inputs, errors, log_keep, log_momentum, theta * dual.cap_scale(norms, self.config.max_inner_grad))
+
+    def _at_once(
+        self,
+        state: MemoryState,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        logits: Tensor,
+        return_state: bool,
+        seen: list[dict[str, Tensor]] | None,
+    ) -> tuple[Tensor, MemoryState | None]:
+        """Write a set, then read it."""
+        rows = self._rows(state.weights, keys, values, logits, seen)
+        decays = dual.set_decays(rows)
+        out = dual.read(state.weights, state.momentum, self._head_gain, rows, decays, queries)
+        if not return_state:
+            return out, None
+        weights, momentum = dual.write(state.weights, state.momentum, rows, decays)
+        return out, replace(state, weights=weights, momentum=momentum)
+
+    def _in_order(
+        self,
+        state: MemoryState,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        logits: Tensor,
+        return_state: bool,
+        seen: list[dict[str, Tensor]] | None,
+    ) -> tuple[Tensor, MemoryState | None]:
+        """Write and read tokens chunk by chunk; a piece ends where the chunk of any sequence does."""
+        lengths = self._piece_lengths(state.phases, keys.shape[2])
+        unread = keys.shape[2] - queries.shape[2]
+        # Split once: slices would each fill a zero gradient as long as the sequence.
+        pieces = zip(keys.split(lengths, 2), values.split(lengths, 2), logits.split(lengths, -1), lengths, strict=True)
+        reads = iter(queries.split(_read_lengths(lengths, unread), 2))
+        outs, stop = [], 0
+        for piece_keys, piece_values, piece_logits, length in pieces:
+            stop += length
+            rows = self._rows(state.weights, piece_keys, piece_values, piece_logits, seen)
+            if state.pending is not None:
+                rows = state.pending.append(rows)
+            decays = dual.causal_decays(rows, self._present(state.phases, len(rows), rows.step.device))
+            if stop > unread:
+                wanted = next(reads)
+                at = dual.decays_at_queries(decays, wanted.shape[2], before_write=self.config.read == "pre")
+                outs.append(dual.read(state.weights, state.momentum, self._head_gain, rows, at, wanted))
+            if return_state or stop < keys.shape[2]:
+                state = self._advance(state, rows, decays, length)
+        return torch.cat(outs, dim=2), state if return_state else None
+
+    def _piece_lengths(self, phases: tuple[int, ...], total: int) -> list[int]:
+        """Return the lengths of the pieces of `total` tokens: each ends where a chunk of some sequence does, or the input."""
+        ends = {end for phase in set(phases) for end in range(self.config.chunk_size - phase, total, self.config.chunk_size)}
+        cuts = [0, *sorted(ends), total]
+        return [stop - start for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+
+    @staticmethod
+    def _present(phases: tuple[int, ...], length: int, device: torch.device) -> Tensor | None:
+        """Return which of the last `length` rows each sequence has, `(B, length)`; None where all have all."""
+        if len(set(phases)) == 1:
+            return None
+        missing = torch.tensor([max(phases) - phase for phase in phases], device=device)
+        return torch.arange(length, device=device) >= missing[:, None]
+
+    def _advance(self, state: MemoryState, rows: Rows, decays: dual.Decays, count: int) -> MemoryState:
+        """Move every sequence on by `count` tokens; fold the chunks that are complete into the weights."""
+        phases = tuple(phase + count for phase in state.phases)
+        done = [phase == self.config.chunk_size for phase in phases]
+        if not any(done):
+            return replace(state, pending=rows, phases=phases)
+        weights, momentum = dual.write(state.weights, state.momentum, rows, decays)
+        if all(done):
+            return replace(state, weights=weights, momentum=momentum, pending=None, phases=(0,) * len(phases))
+        folded = replace(state, weights=weights, momentum=momentum, pending=None, phases=(0,) * len(phases))
+        mask = torch.tensor(done, device=rows.step.device)
+        return replace(state, pending=rows, phases=phases).reset(mask, folded)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.to(_wide(x.dtype)), dim=-1).to(x.dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _read_lengths(lengths: list[int], unread: int) -> list[int]:
+    """Return how many tokens of each piece are read when the first `unread` are not; pieces without any are left out."""
+    stops = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    return [min(length, stop - unread) for length, stop in zip(lengths, stops, strict=True) if stop > unread]
+
+
+def _rowwise(weight: Tensor) -> Tensor:
+    return weight.unsqueeze(1) if weight.dim() == 3 else weight
+
+
+def _zeros(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros_like(weight) for weight in weights)

@@ -1,0 +1,191 @@
+"""Predict the peak memory of training for any configuration, on any machine and in seconds.
+
+One optimiser step runs on fake tensors: shapes, dtypes and lifetimes are real, data is not. Fake *CPU* tensors stand in for
+a GPU's: CPU autocast and the CPU's flash attention keep the same tensors for the backward pass as their CUDA forms, whereas
+fake CUDA tensors cannot run a backward pass without a card.
+
+Not seen: what kernels take inside, and what the allocator holds in reserve; a compiled graph usually needs less. Take the
+prediction as right within 10 %, which is also the bound of PyTorch's own test of such tracking against CUDA.
+"""
+
+import dataclasses
+import gc
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from titans_trm.losses.config import LossConfig
+from titans_trm.models.config import TitansTRMConfig
+from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.optim.build import build_optimizer
+from titans_trm.optim.config import OptimizerConfig
+from titans_trm.profiling.allocations import AllocationTracker
+from titans_trm.profiling.training_step import Precision, forward, make_carry, make_examples
+
+try:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+except ImportError as error:  # pragma: no cover - depends on the installed torch
+    raise ImportError(
+        f"torch {torch.__version__} has no torch._subclasses.fake_tensor.FakeTensorMode, which memory prediction runs on; "
+        "install torch>=2.8,<3."
+    ) from error
+
+# What a process holds on an NVIDIA card besides its tensors: the CUDA context with the loaded kernels, 0.4 to 0.6 GiB
+# on the cards of this class, and the cuBLAS workspace, 8 MiB (CUBLAS_WORKSPACE_CONFIG=:4096:2:16:8, PyTorch's default).
+CUDA_OVERHEAD_BYTES = 608 * 2**20
+
+_FIRST_GUESS = 16  # batch that `largest_batch` tries first
+
+KINDS = ("weights", "gradients", "optimizer", "activations", "workspace", "ema", "fixed_overhead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """What decides the memory of a training step, besides the model's configuration."""
+
+    batch_size: int  # B, slots on one device
+    precision: Precision = "32-true"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    ema: bool = True  # a second copy of weights and buffers, kept on the same device
+    gradient_clip_val: float | None = 1.0  # L2 norm; clipping holds no memory to speak of
+    accumulate: int = 1  # batches per optimiser step; from 2 on gradients are alive during the forward pass
+    on_cuda: bool = False  # add `CUDA_OVERHEAD_BYTES`
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} is too small; choose 1 or more.")
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Predicted or measured peak of one training step, in bytes, and what it consists of at that moment."""
+
+    total_bytes: int
+    by_kind: dict[str, int]  # every kind of `KINDS`; sums to total_bytes
+    setup: TrainingSetup
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{kind} {size / 2**20:,.0f}" for kind, size in self.by_kind.items() if size)
+        return f"{self.total_bytes / 2**30:.2f} GiB at batch {self.setup.batch_size} (MiB: {parts})"
+
+
+def predict_training_peak(config: TitansTRMConfig, setup: TrainingSetup) -> MemoryEstimate:
+    """Predict the peak of live tensors during training, without computing anything.
+
+    The T - 1 recursions without gradient leave nothing behind and are left out, unless a carried memory makes the last one
+    depend on them: peaks lie in the recursion with gradient, in the backward pass or in the optimiser step.
+
+    Args:
+        config: the model. Gradient checkpointing is `config.recursion.checkpointing`.
+        setup: batch, precision, optimiser and what else lives on the device.
+    """
+    most = 2 if config.has_memory and config.memory.carry != "reset" else 1
+    recursion = dataclasses.replace(config.recursion, num_recursions=min(config.recursion.num_recursions, most))
+    config = dataclasses.replace(config, recursion=recursion)
+    with FakeTensorMode():
+        return track_training_peak(TitansTRM(config), setup)
+
+
+def track_training_peak(model: TitansTRM, setup: TrainingSetup) -> MemoryEstimate:
+    """Run training steps of `model` and return the peak of its live tensors; real tensors give a measurement.
+
+    Gradients, optimiser state and weights change: hand over a model that is not needed any more.
+    """
+    optimizer = prime_optimizer(model, setup)
+    parameters = list(model.parameters())
+    tracker = AllocationTracker()
+    handles = [p.register_post_accumulate_grad_hook(lambda p: tracker.claim([p.grad], "gradients")) for p in parameters]
+    gc.collect()
+    with tracker:
+        tracker.claim([*parameters, *model.buffers()], "weights")
+        tracker.claim(_state_tensors(optimizer), "optimizer")
+        train_step(model, optimizer, setup, tracker)
+    for handle in handles:
+        handle.remove()
+    return make_estimate(model, setup, tracker.peak)
+
+
+def largest_batch(config: TitansTRMConfig, limit_bytes: int, setup: TrainingSetup, *, most: int = 4096) -> int:
+    """Return the largest batch up to `most` whose predicted peak is at most `limit_bytes`; 0 if not even 1 fits.
+
+    The peak is nearly linear in the batch, so each guess is read off the line through two predictions and then checked:
+    four or five predictions in all.
+    """
+    if limit_bytes < 1:
+        raise ValueError(f"limit_bytes={limit_bytes} holds nothing; give the memory of the card, such as 6 * 2**30.")
+    peaks: dict[int, int] = {}
+    fits, fails, guess = 0, most + 1, min(_FIRST_GUESS, most)
+    while fails - fits > 1:
+        peaks[guess] = predict_training_peak(config, dataclasses.replace(setup, batch_size=guess)).total_bytes
+        if peaks[guess] <= limit_bytes:
+            fits = guess
+        else:
+            fails = guess
+        guess = min(max(_read_off_line(peaks, limit_bytes), fits + 1), fails - 1)
+    return fits
+
+
+def _read_off_line(peaks: dict[int, int], limit_bytes: int) -> int:
+    """Return the batch at which the line through the two predictions nearest to the limit reaches it."""
+    nearest = sorted(peaks, key=lambda batch: abs(peaks[batch] - limit_bytes))
+    if len(nearest) == 1:
+        return nearest[0] * 2 if peaks[nearest[0]] <= limit_bytes else nearest[0] // 2
+    low, high = sorted(nearest[:2])
+    slope = (peaks[high] - peaks[low]) / (high - low)
+    return low + int((limit_bytes - peaks[low]) / max(slope, 1.0))
+
+
+def train_step(
+    model: TitansTRM, optimizer: torch.optim.Optimizer, setup: TrainingSetup, tracker: AllocationTracker | None
+) -> None:
+    """Run one optimiser step, telling the tracker which part is running."""
+
+    def enter(phase: str) -> None:
+        if tracker is not None:
+            tracker.phase = phase
+
+    enter("activations")
+    examples = make_examples(model.config, setup.batch_size, model.head.weight.device)
+    carry = make_carry(model, setup.batch_size)
+    for _ in range(min(setup.accumulate, 2)):
+        enter("activations")
+        loss, output = forward(model, examples, carry, setup.loss, setup.precision)
+        enter("workspace")
+        loss.backward()
+        carry = output.carry
+        del loss, output
+    if setup.gradient_clip_val is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), setup.gradient_clip_val)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def prime_optimizer(model: TitansTRM, setup: TrainingSetup) -> torch.optim.Optimizer:
+    """Build the optimiser and have it make its state by a step on zero gradients."""
+    # fp16 scaling and gradient clipping together need the unfused form.
+    fused = False if setup.precision == "16-mixed" and setup.gradient_clip_val is not None else None
+    optimizer = build_optimizer(model, setup.optimizer, fused=fused)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
+
+
+def make_estimate(model: TitansTRM, setup: TrainingSetup, peak: dict[str, int]) -> MemoryEstimate:
+    by_kind = {kind: peak.get(kind, 0) for kind in KINDS}
+    by_kind["ema"] = _bytes([*model.parameters(), *model.buffers()]) if setup.ema else 0
+    by_kind["fixed_overhead"] = CUDA_OVERHEAD_BYTES if setup.on_cuda else 0
+    return MemoryEstimate(sum(by_kind.values()), by_kind, setup)
+
+
+def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)

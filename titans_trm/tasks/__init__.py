@@ -1,0 +1,1 @@
+"""What the entry points do: configuration -> objects -> result dict. The only room that calls `instantiate`."""

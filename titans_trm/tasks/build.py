@@ -1,0 +1,127 @@
+"""Objects from a run's configuration, in one place: model, module, data module, callbacks, trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import Logger
+
+from titans_trm.data.load import TaskData
+from titans_trm.data.spec import TaskSpec
+from titans_trm.errors import InputError
+from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.training.callbacks.checkpoints import RunCheckpoints
+from titans_trm.training.callbacks.curves import LearningCurves
+from titans_trm.training.callbacks.ema import EMA
+from titans_trm.training.callbacks.metrics_csv import MetricsCSV
+from titans_trm.training.callbacks.progress import TrainingProgress
+from titans_trm.training.callbacks.report import TrainingReport
+from titans_trm.training.callbacks.stopping import StopCleanly
+from titans_trm.training.checkpoint_io import AtomicCheckpointIO
+from titans_trm.training.config import ModelSettings, RunConfig
+from titans_trm.training.datamodule import SlotDataModule
+from titans_trm.training.module import TRMModule
+
+
+def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
+    """Build the model of `settings` for a task; a size outside its budget is an `InputError`."""
+    config = settings.build(
+        vocab_size=spec.vocab_size, seq_len=spec.seq_len, causal=spec.causal, num_puzzle_ids=spec.num_puzzle_ids
+    )
+    try:
+        return TitansTRM(config)
+    except ValueError as error:
+        raise InputError(f"model={settings.name}: {error}") from error
+
+
+def build_module(config: RunConfig, model: TitansTRM, spec: TaskSpec) -> TRMModule:
+    """Wrap `model` for training."""
+    return TRMModule(
+        model,
+        spec,
+        loss=config.loss,
+        optimizer=config.optimizer,
+        scheduler=config.scheduler,
+        max_steps=config.trainer.max_steps,
+        config=config.to_dict(),
+        compile_net=config.trainer.compile or config.hardware.compile,
+    )
+
+
+def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
+    """Serve `data` as slots and validation batches."""
+    return SlotDataModule(
+        data,
+        batch_size=config.trainer.batch_size,
+        accumulate=config.trainer.accumulate,
+        val_examples=config.trainer.val_examples,
+        val_batch_size=config.trainer.val_batch_size or config.trainer.batch_size,
+        seed=config.seed,
+    )
+
+
+def build_trainer(config: RunConfig, folder: Path, train_examples: int) -> lightning.Trainer:
+    """Build Lightning's trainer with this run's callbacks and loggers, writing into `folder`."""
+    trainer = config.trainer
+    return lightning.Trainer(
+        accelerator=config.hardware.accelerator,
+        devices=config.hardware.devices,
+        num_nodes=config.hardware.num_nodes,
+        strategy=config.hardware.strategy,
+        precision=trainer.precision,  # type: ignore[arg-type]
+        max_steps=trainer.max_steps,
+        max_epochs=-1,
+        val_check_interval=trainer.val_every_steps * trainer.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        accumulate_grad_batches=trainer.accumulate,
+        gradient_clip_val=trainer.gradient_clip_val,
+        deterministic=trainer.deterministic,
+        log_every_n_steps=trainer.log_every_steps,
+        callbacks=_callbacks(config, folder, train_examples),
+        logger=[_instantiate(f"logger.{name}", node, Logger) for name, node in config.logger.items() if node],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+        enable_model_summary=False,
+    )
+
+
+def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Callback]:
+    trainer = config.trainer
+    checkpoints = RunCheckpoints(
+        folder / "checkpoints", every_steps=trainer.checkpoint_every_steps, val_every_steps=trainer.val_every_steps
+    )
+    # Order matters: the average is updated first, the report is made from it, checkpoints see everything.
+    found: list[Callback] = []
+    if trainer.ema_decay is not None:
+        found.append(EMA(trainer.ema_decay))
+    found += [
+        TrainingReport(every_steps=trainer.log_every_steps, train_examples=train_examples),
+        MetricsCSV(folder / "metrics.csv"),
+        TrainingProgress(),
+        LearningCurves(folder / "metrics.csv", folder / "curves.png"),
+    ]
+    if trainer.early_stopping_patience is not None:
+        found.append(
+            EarlyStopping(
+                "val/exact_accuracy",
+                mode="max",
+                patience=trainer.early_stopping_patience,
+                check_on_train_epoch_end=False,
+            )
+        )
+    found += [_instantiate(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items() if node]
+    return [*found, checkpoints, StopCleanly(checkpoints, max_minutes=trainer.max_time)]
+
+
+def _instantiate(key: str, node: Any, kind: type) -> Any:
+    """Call the node's `_target_`; what goes wrong is the user's to fix."""
+    try:
+        built = instantiate(node)
+    except Exception as error:
+        raise InputError(f"{key} cannot be built: {error.__cause__ or error}") from error
+    if not isinstance(built, kind):
+        raise InputError(f"{key}._target_={node['_target_']} is a {type(built).__name__}, not a {kind.__name__}.")
+    return built

@@ -1,0 +1,38 @@
+"""What this process runs on: facts for `hardware: auto`, precision, threads."""
+
+import dataclasses
+from typing import TypeVar
+
+import torch
+
+from titans_trm.config import HardwareFacts, resolve_auto_hardware, resolve_hardware, resolve_precision
+from titans_trm.training.config import EvaluateConfig, Precision, RunConfig
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig | EvaluateConfig)
+
+
+def hardware_facts() -> HardwareFacts:
+    """Look at the machine: CUDA cards and their memory, Apple's MPS, bf16."""
+    cuda = torch.cuda.is_available()
+    vram = min((torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())), default=0)
+    return HardwareFacts(
+        cuda=cuda,
+        vram_bytes=vram,
+        mps=torch.backends.mps.is_available(),
+        bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
+    )
+
+
+def on_this_machine(config: AnyConfig) -> AnyConfig:
+    """Replace `hardware: auto` by what is found here; the user's own overrides stay on top."""
+    found = resolve_auto_hardware(config, resolve_hardware("auto", hardware_facts()))  # type: ignore[type-var]
+    if isinstance(found, RunConfig) and found.trainer.precision == "auto":
+        trainer = dataclasses.replace(found.trainer, precision=run_precision(found))
+        found = dataclasses.replace(found, trainer=trainer)
+    return found  # type: ignore[return-value]
+
+
+def run_precision(config: RunConfig) -> Precision:
+    """Return the precision of a run: the trainer's, else the hardware's, else what the card has."""
+    named = config.trainer.precision if config.trainer.precision != "auto" else config.hardware.precision
+    return resolve_precision(named, config.hardware.name, hardware_facts())

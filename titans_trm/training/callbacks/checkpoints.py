@@ -1,0 +1,66 @@
+"""Write `checkpoints/last.ckpt` every few steps and `checkpoints/best.ckpt` when validation improves."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Checkpoint
+
+from titans_trm.training.checkpoint_io import BEST, LAST
+
+
+class RunCheckpoints(Checkpoint):
+    """Keep the last state, to resume from, and the best by `val/exact_accuracy`, to evaluate.
+
+    Of equal accuracies the one with the lower cross-entropy wins. Where a validation is due, `last.ckpt` is written after it,
+    so that a resumed run neither repeats nor skips one. Paths are relative to the run folder: a moved run still resumes.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        every_steps: steps between two writes of `last.ckpt`.
+        val_every_steps: steps between validations.
+    """
+
+    def __init__(self, folder: Path, *, every_steps: int, val_every_steps: int) -> None:
+        self.folder = folder
+        self.every_steps = every_steps
+        self.val_every_steps = val_every_steps
+        self.best: dict[str, float] | None = None  # step, exact_accuracy, cross_entropy
+        self.saved_step = -1
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write `last.ckpt` where it is due and no validation follows."""
+        step = trainer.global_step
+        if (step % self.every_steps == 0 or step >= trainer.max_steps) and not self.validation_follows(trainer):
+            self.save_last(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write `best.ckpt` after an improvement, and `last.ckpt`."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metrics = trainer.callback_metrics
+        score = (float(metrics["val/exact_accuracy"]), -float(metrics["val/cross_entropy"]))
+        if self.best is None or score > (self.best["exact_accuracy"], -self.best["cross_entropy"]):
+            self.best = {"step": trainer.global_step, "exact_accuracy": score[0], "cross_entropy": -score[1]}
+            trainer.save_checkpoint(self.folder / BEST)
+        self.save_last(trainer)
+
+    def validation_follows(self, trainer: lightning.Trainer) -> bool:
+        """Tell whether this step ends with a validation."""
+        return trainer.global_step % self.val_every_steps == 0
+
+    def save_last(self, trainer: lightning.Trainer) -> None:
+        """Write `last.ckpt` unless this step is saved already."""
+        if trainer.global_step != self.saved_step:
+            trainer.save_checkpoint(self.folder / LAST)
+            self.saved_step = trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best result so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the best result so far."""
+        self.best = state_dict["best"]

@@ -1,0 +1,102 @@
+"""Checkpoints on disk: written whole or not at all, the one before kept, a damaged one named and passed over."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from titans_trm.errors import InputError
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+logger = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write to a temporary file, flush it to the disk, then rename: at any moment a reader finds a whole file.
+
+    The `last.ckpt` that is about to be replaced stays as `previous.ckpt`.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path`; on any failure what was there before is untouched."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        if target.name == LAST and target.exists():
+            _keep_as(target, target.with_name(PREVIOUS))
+        os.replace(partial, target)
+        _sync_folder(target.parent)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without executing code.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds anything but plain tensors and numbers.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InputError(f"{source} does not exist; give a checkpoint file such as runs/.../checkpoints/last.ckpt.")
+    try:
+        checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for every kind of damage
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{source} is damaged or not a checkpoint ({reason}).") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise InputError(f"{source} is not a checkpoint of this project: it lacks state_dict or hyper_parameters.")
+    return checkpoint
+
+
+def newest_readable(folder: str | Path) -> Path | None:
+    """Return the newest readable of `last.ckpt` and `previous.ckpt` in `folder`, or None where there is neither.
+
+    A damaged file is named in a warning and passed over.
+
+    Raises:
+        InputError: there are checkpoints, and all of them are damaged.
+    """
+    found = [Path(folder) / name for name in (LAST, PREVIOUS) if (Path(folder) / name).is_file()]
+    for path in found:
+        try:
+            load_checkpoint(path)
+        except InputError as error:
+            logger.warning("%s Trying the checkpoint before it.", error)
+        else:
+            return path
+    if found:
+        raise InputError(f"every checkpoint in {folder} is damaged: {', '.join(path.name for path in found)}.")
+    return None
+
+
+def _keep_as(current: Path, kept: Path) -> None:
+    """Give `current` a second name, so that the file stays when its first name moves on."""
+    link = kept.with_name(f".{kept.name}.partial")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(current, link)
+    except OSError:  # a file system without hard links
+        os.replace(current, kept)
+    else:
+        os.replace(link, kept)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the folder's entry, where the system allows it, so that the new name survives a power cut."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+"""The LightningDataModule: slots for training, batches for validation.
+
+Lightning's train loader is a bare tick, because what the next batch holds depends on which slots halted: the slots pull
+their examples from the stream themselves. An epoch is therefore a count of examples finished, not of batches.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from titans_trm.data.batch import Batch
+from titans_trm.data.examples import ExampleSet
+from titans_trm.data.load import TaskData
+from titans_trm.data.stream import ExampleStream
+from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.training.slots import SlotGroups
+
+
+class SlotDataModule(lightning.LightningDataModule):
+    """Serve a task's training stream as slots and its validation subset as batches.
+
+    Args:
+        data: the task with its splits.
+        batch_size: slots of one batch on each rank.
+        accumulate: batches of one optimiser step.
+        val_examples: size of the fixed, seeded validation subset.
+        val_batch_size: examples solved at once.
+        seed: of the order of examples, augmentation and exploration.
+    """
+
+    def __init__(
+        self, data: TaskData, *, batch_size: int, accumulate: int, val_examples: int, val_batch_size: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.val_batch_size = val_batch_size
+        self.seed = seed
+        self.val_subset = seeded_subset(data.val, val_examples, seed)
+
+    def make_slots(self, model: TitansTRM, rank: int, world_size: int) -> SlotGroups:
+        """Return the empty slots of one rank; ranks share the stream without overlap."""
+        stream = ExampleStream(
+            self.data.train, seed=self.seed, augment=self.data.augment, rank=rank, world_size=world_size
+        )
+        seed = self.seed * world_size + rank
+        return SlotGroups(model, stream, self.batch_size, accumulate=self.accumulate, seed=seed)
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Return the endless tick that drives Lightning's loop."""
+        return DataLoader(_Ticks(), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of the fixed validation subset."""
+        return solve_loader(self.val_subset, self.val_batch_size)
+
+
+def solve_loader(examples: ExampleSet, batch_size: int) -> DataLoader[Batch]:
+    """Return a loader over `examples` in order, each once, in batches of at most `batch_size`."""
+    starts = range(0, len(examples), batch_size)
+    batches = [examples.batch(torch.arange(start, min(start + batch_size, len(examples)))) for start in starts]
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def seeded_subset(examples: ExampleSet, size: int, seed: int) -> ExampleSet:
+    """Return `size` examples drawn without replacement, the same for the same seed; all if there are fewer."""
+    if size >= len(examples):
+        return examples
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    return examples.select(order[:size].sort().values)
+
+
+class _Ticks(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()

@@ -1,0 +1,155 @@
+"""The LightningModule: one supervision step = one `training_step` = one optimiser step, under automatic optimisation.
+
+Clipping, accumulation, precision and `global_step` then work as Lightning users expect. The module is glue: the model,
+the losses, the optimiser and the slots are plain objects that know nothing of Lightning.
+"""
+
+import functools
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from titans_trm.data.batch import Batch
+from titans_trm.data.spec import TaskSpec
+from titans_trm.evaluation.metrics import SolveMetrics
+from titans_trm.losses.config import LossConfig
+from titans_trm.losses.total import LossTerms, compute_loss
+from titans_trm.models.inference import solve
+from titans_trm.models.titans_trm import ModelOutput, TitansTRM
+from titans_trm.optim.build import build_optimizer, build_scheduler
+from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
+from titans_trm.training.running import RunningMeans
+from titans_trm.training.slots import Finished, SlotGroups
+
+PROGRESS_KEY = "titans_trm"  # of the checkpoint: what Lightning does not know of
+
+
+class TRMModule(lightning.LightningModule):
+    """Train a `TitansTRM` by deep supervision on slots.
+
+    Args:
+        model: the network.
+        spec: the task: what counts as exactly right, which targets are ignored.
+        loss: weights of the loss terms.
+        optimizer: name and rates.
+        scheduler: warm-up and decay, over `max_steps` optimiser steps.
+        max_steps: length of the run.
+        config: the whole run as plain dicts, stored in every checkpoint.
+        compile_net: compile the network in place once it is on its device.
+    """
+
+    def __init__(
+        self,
+        model: TitansTRM,
+        spec: TaskSpec,
+        *,
+        loss: LossConfig,
+        optimizer: OptimizerConfig,
+        scheduler: SchedulerConfig,
+        max_steps: int,
+        config: dict[str, Any] | None = None,
+        compile_net: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        self.loss_config = loss
+        self.optimizer_config = optimizer
+        self.scheduler_config = scheduler
+        self.max_steps = max_steps
+        self.compile_net = compile_net
+        self.slots: SlotGroups | None = None
+        self.running = RunningMeans()
+        self.val_metrics = SolveMetrics(spec.ignore_index)
+        self._restored: dict[str, Any] | None = None
+        # Plain dicts only: anything else could not be read with weights_only=True.
+        self.save_hyperparameters({"model": model.config.to_dict(), "run": config or {}})
+
+    def on_fit_start(self) -> None:
+        """Compile on the final device, fill the slots anew or from the checkpoint."""
+        if self.compile_net:
+            self.model.recursion.net.compile()
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.slots = datamodule.make_slots(self.model, self.trainer.global_rank, self.trainer.world_size)
+        if self._restored is not None:
+            self.slots.load_state_dict(self._restored["slots"], self.device)
+            self.running.load_state_dict(self._restored["running"])
+            torch.set_rng_state(self._restored["rng"].cpu())
+            self._restored = None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Run one supervision step of every slot; `batch` is only Lightning's tick, the slots hold the examples."""
+        assert self.slots is not None
+        slots = self.slots.next()
+        examples, carry = slots.fill(self.device)
+        output = self.model(examples.inputs, carry, examples.puzzle_ids)
+        terms = self._loss(output, examples)
+        finished = slots.advance(output)
+        self._record(terms, output, finished)
+        return terms.total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Solve a batch with all supervision steps; the adaptive result follows from the same logits."""
+        solution = solve(self.model, batch.inputs, batch.puzzle_ids, keep_steps=True)
+        self.val_metrics.update(solution, batch.targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the validation subset says."""
+        values = self.val_metrics.compute()
+        self.val_metrics.reset()
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=False)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Record the gradient's norm before clipping."""
+        squares = [p.grad.detach().float().square().sum() for p in self.model.parameters() if p.grad is not None]
+        self.running.add("grad_norm", torch.stack(squares).sum().sqrt())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimiser and its schedule, one rate per group, one step per optimiser step."""
+        optimizer = build_optimizer(self.model, self.optimizer_config)
+        scheduler = build_scheduler(optimizer, self.scheduler_config, self.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put into the checkpoint what Lightning does not know of: slots and running means."""
+        if self.slots is not None:
+            checkpoint[PROGRESS_KEY] = {
+                "slots": self.slots.state_dict(),
+                "running": self.running.state_dict(),
+                "rng": torch.get_rng_state(),
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of the slots until they exist."""
+        if PROGRESS_KEY in checkpoint:
+            self._restored = checkpoint[PROGRESS_KEY]
+
+    def _loss(self, output: ModelOutput, examples: Batch) -> LossTerms:
+        gather = functools.partial(self.all_gather, sync_grads=True) if self.trainer.world_size > 1 else None
+        return compute_loss(
+            output.logits,
+            output.halting_logits,
+            examples.targets,
+            self.loss_config,
+            detached_halting_logits=self.model.act_head(output.carry.y),
+            undecided=output.carry.steps < self.model.config.halting.max_supervision_steps,
+            step=self.global_step,
+            ignore_index=self.spec.ignore_index,
+            all_gather=gather,
+        )
+
+    @torch.no_grad()
+    def _record(self, terms: LossTerms, output: ModelOutput, finished: Finished) -> None:
+        """Add this step to the running means; accuracy and depth are over examples that finished in it."""
+        add = self.running.add
+        add("loss", terms.total)
+        add("cross_entropy", terms.cross_entropy)
+        add("halting_loss", terms.halting)
+        add("diversity_loss", terms.diversity)
+        add("halting_std", output.halting_logits.detach().float().std(unbiased=False))
+        done = finished.halted.float()
+        add("exact_accuracy", (terms.exactly_right.float() * done).sum(), done.sum())
+        add("token_accuracy", (terms.token_accuracy * done).sum(), done.sum())
+        add("mean_supervision_steps", (finished.steps.float() * done).sum(), done.sum())
