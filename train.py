@@ -14,9 +14,11 @@ def main(composed: DictConfig) -> dict[str, Any]:
 
     def task(config: Any) -> dict[str, Any]:
         from titans_trm.tasks.train import train  # heavy: torch and lightning
+        from titans_trm.training.run_folder import is_first_process
 
         result = train(config)
-        print(result["run_dir"], flush=True)
+        if is_first_process():
+            print(result["run_dir"], flush=True)
         return result
 
     return run_job(composed, "train", task)

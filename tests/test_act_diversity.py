@@ -1,10 +1,11 @@
 """The diversity term revives a collapsed halting head, leaves a healthy one alone; the variance hinge revives nothing.
 
 A small stand-in for a model in training: features y (B, D) whose loudest directions say nothing, a quiet one that
-holds each example's difficulty, token accuracy falling with difficulty, the easier half exactly right. Fresh examples at
-every step, judged on a held-out set.
+holds each example's difficulty, token accuracy falling with difficulty, the easier half exactly right. Fresh examples
+at every step, judged on a held-out set.
 """
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,15 @@ def draw(n: int, generator: torch.Generator) -> Examples:
     difficulty = y[:, -1] + 0.3 * torch.randn(n, generator=generator)
     y[:, :4] *= 3.0
     return Examples(y, difficulty, torch.sigmoid(2.0 - difficulty), difficulty < 0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other on tensors this small: minutes on a busy machine instead of seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -24,19 +24,26 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 Task = Callable[[Any], dict[str, Any]]
 
+_sweep_statuses: list[int] = []  # of the jobs of a multirun, all of which run before the process ends
+
 
 def launch(main: Callable[[], Any], config_name: str) -> None:
     """Call `main`, a function under `hydra.main`, on the command line, after checking every override.
 
     Ends the process: with one message and status 2 on a bad configuration, without Hydra's own error report.
     """
+    _sweep_statuses.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with status 1
     try:
         with explained():
             _check_command_line(config_name)
             main()
+        sys.exit(max(_sweep_statuses, default=0))
     except InputError as error:
         _fail(error)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(INTERRUPTED)
@@ -45,7 +52,7 @@ def launch(main: Callable[[], Any], config_name: str) -> None:
 def run_job(composed: DictConfig, config_name: str, task: Task) -> dict[str, Any]:
     """Run `task` on the checked configuration and return its result; its `exit_status`, if any, ends the process.
 
-    `debug=...` shows full tracebacks. In a multirun exceptions are left to the sweeper.
+    `debug=...` shows full tracebacks. In a multirun exceptions are left to the sweeper: the other jobs run first.
     """
     settings = HydraConfig.get()
     overrides, folder = list(settings.overrides.task), str(settings.runtime.output_dir)
@@ -59,6 +66,8 @@ def run_job(composed: DictConfig, config_name: str, task: Task) -> dict[str, Any
             traceback.print_exc()
         with suppress(OSError):
             Path(folder).rmdir()  # only if empty: nothing has been written
+        if settings.mode == RunMode.MULTIRUN:
+            raise
         _fail(error)
     except Exception:
         if settings.mode == RunMode.MULTIRUN:
@@ -66,8 +75,9 @@ def run_job(composed: DictConfig, config_name: str, task: Task) -> dict[str, Any
         traceback.print_exc()  # starts here: no frame of Hydra in it
         sys.exit(FAILED)
     status = int(result.get("exit_status", 0))
-    if status:
+    if status and (settings.mode == RunMode.RUN or status == INTERRUPTED):
         sys.exit(status)
+    _sweep_statuses.append(status)
     return result
 
 
@@ -91,6 +101,6 @@ def _relative(folder: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else folder
 
 
-def _fail(error: InputError) -> None:
+def _fail(error: InputError) -> NoReturn:
     sys.stderr.write(f"error: {error}\n")
     sys.exit(BAD_INPUT)

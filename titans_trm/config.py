@@ -4,7 +4,7 @@ No torch here: a misspelt key is reported before anything heavy is imported.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ SCHEMAS: dict[str, type] = {"train": RunConfig, "evaluate": EvaluateConfig, "pro
 SMALL_CARD_BYTES = 10 * 2**30  # cards up to this size take the settings of gpu_6gb
 
 AnyConfig = TypeVar("AnyConfig", RunConfig, EvaluateConfig, ProfileConfig)
-AnyRun = TypeVar("AnyRun", RunConfig, ProfileConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def load_config(path: str | Path) -> RunConfig:
         raise InputError(f"{file} does not exist; give the folder of a run.") from error
     except Exception as error:
         raise InputError(f"{file} is not a readable configuration: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not values:
         raise InputError(f"{file} is empty: the run ended before it began; choose another.")
     return schema.build(RunConfig, values)  # type: ignore[arg-type]
 
@@ -129,21 +128,7 @@ def resolve_auto_hardware(config: AnyConfig, picked: str) -> AnyConfig:
     kept = [override for override in config.overrides if override.partition("=")[0] != "hardware"]
     again: Any = compose(name, [*kept, f"hardware={picked}"])  # type: ignore[call-overload]
     again = dataclasses.replace(again, overrides=config.overrides)
-    return again if isinstance(config, EvaluateConfig) else with_run_dir(again, config.run_dir)
-
-
-def with_run_dir(config: AnyRun, run_dir: str | Path) -> AnyRun:
-    """Return `config` with another run folder, also inside its callbacks and loggers."""
-    new = str(run_dir)
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: moved(item) for key, item in value.items()}
-        if isinstance(value, str) and (value == config.run_dir or value.startswith(config.run_dir + "/")):
-            return new + value[len(config.run_dir) :]
-        return value
-
-    return dataclasses.replace(config, run_dir=new, callbacks=moved(config.callbacks), logger=moved(config.logger))
+    return again if isinstance(config, EvaluateConfig) else again.moved_to(config.run_dir)
 
 
 @contextmanager

@@ -90,6 +90,8 @@ def _groups(config_file: Path) -> list[str]:
 
 
 def _values(override: Override) -> list[Any]:
+    if override.is_delete():
+        return []
     if override.is_discrete_sweep():
         return list(override.sweep_iterator())
     value = override.value()
@@ -98,7 +100,9 @@ def _values(override: Override) -> list[Any]:
 
 def _check_option(group: str, option: Any, folders: Sequence[Path]) -> None:
     options = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    if option is not None and str(option) not in options:
+    if option is None:
+        raise InputError(f"{group}=null is not an option; leave it out with ~{group}. Allowed: {', '.join(options)}.")
+    if str(option) not in options:
         near = suggest(str(option), options).replace("Did you mean ", f"Did you mean {group}=", 1)
         raise InputError(f"{group}={option} does not exist. {near}")
 

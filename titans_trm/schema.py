@@ -110,17 +110,13 @@ def _convert_sequence(value: Any, kind: type, arguments: tuple[Any, ...], path: 
 
 
 def _convert_scalar(value: Any, kind: Any, path: str) -> Any:
-    if kind in (int, float) and not isinstance(value, bool):
-        if isinstance(value, kind):
-            return value
-        if kind is float and isinstance(value, int):
-            return float(value)
-        if isinstance(value, float) and value.is_integer():  # 1e5 is a float to YAML
-            return int(value)
-    elif isinstance(value, kind):
+    number = isinstance(value, int | float) and not isinstance(value, bool)  # Python counts true as 1
+    if isinstance(value, kind) and (number or kind not in (int, float)):
         return value
-    elif kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # a name such as 6
+    if number and kind in (float, str):
+        return kind(value)  # a name such as 6
+    if number and kind is int and float(value).is_integer():
+        return int(value)  # 1e5 is a float to YAML
     raise InputError(f"{path}={value!r} is not {_WORDS.get(kind, kind.__name__)}.")
 
 

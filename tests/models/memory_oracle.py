@@ -30,7 +30,9 @@ def memory_net(weights: list[Tensor], gain: Tensor, x: Tensor) -> Tensor:
     return x + (y - mean) / torch.sqrt(variance + 1e-5) * gain
 
 
-def token_gradient(weights: list[Tensor], gain: Tensor, k: Tensor, v: Tensor, cap: float) -> tuple[list[Tensor], Tensor]:
+def token_gradient(
+    weights: list[Tensor], gain: Tensor, k: Tensor, v: Tensor, cap: float
+) -> tuple[list[Tensor], Tensor]:
     """Gradient of one token's loss for every head and sample, capped per weight matrix; and the loss."""
     weights = [w if w.requires_grad else w.detach().requires_grad_() for w in weights]
     loss = 0.5 * ((memory_net(weights, gain, k) - v) ** 2).sum()

@@ -13,7 +13,9 @@ from titans_trm.models.config import MemoryConfig
 from titans_trm.models.memory import NeuralMemory
 
 WIDTH = 8
-BASE = MemoryConfig(num_heads=2, depth=2, expansion=2, chunk_size=4, conv_width=3, max_step_size=2.0, max_inner_grad=3.0)
+BASE = MemoryConfig(
+    num_heads=2, depth=2, expansion=2, chunk_size=4, conv_width=3, max_step_size=2.0, max_inner_grad=3.0
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,9 @@ def test_causal_equals_token_by_token_definition(depth, read, chunk, length):
             assert error(mine, theirs) < 1e-10
 
 
-@pytest.mark.parametrize("change", [{"momentum": False}, {"forgetting": False}, {"momentum": False, "forgetting": False}])
+@pytest.mark.parametrize(
+    "change", [{"momentum": False}, {"forgetting": False}, {"momentum": False, "forgetting": False}]
+)
 @pytest.mark.parametrize("causal", [True, False])
 def test_ablations_equal_definition(change, causal):
     module = build(replace(BASE, carry="cycles", **change), causal=causal)
@@ -109,7 +113,9 @@ def test_unread_tokens_are_written_but_not_returned(unread):
     x = tokens(2, 11)
     for causal in (True, False):
         module = build(causal=causal)
-        torch.testing.assert_close(module(x, num_queries_from=unread)[0], module(x)[0][:, unread:], rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(
+            module(x, num_queries_from=unread)[0], module(x)[0][:, unread:], rtol=1e-11, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
@@ -134,7 +140,8 @@ def test_closed_form_errors_equal_autograd():
         k, v = torch.randn(2, 2, 3, 5, 6, dtype=torch.float64)
         inputs, errors, loss = memory_chunk.surprise(weights, gain, k, v)
         total = sum(
-            (0.5 * (memory_oracle.memory_net(list(weights), gain[:, 0], k[:, :, t]) - v[:, :, t]) ** 2).sum() for t in range(5)
+            (0.5 * (memory_oracle.memory_net(list(weights), gain[:, 0], k[:, :, t]) - v[:, :, t]) ** 2).sum()
+            for t in range(5)
         )
         torch.testing.assert_close(loss.sum(), total)
         for a, g, wanted in zip(inputs, errors, torch.autograd.grad(total, weights), strict=True):
@@ -163,7 +170,9 @@ def test_decayed_write_passes_gradcheck():
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_gradcheck(causal, depth):
-    module = build(MemoryConfig(num_heads=1, depth=depth, expansion=1, chunk_size=2, conv_width=2), causal=causal, width=2)
+    module = build(
+        MemoryConfig(num_heads=1, depth=depth, expansion=1, chunk_size=2, conv_width=2), causal=causal, width=2
+    )
     names, values = zip(*module.named_parameters(), strict=True)
 
     def run(x, *parameters):
@@ -219,7 +228,9 @@ def test_full_forgetting_leaves_only_the_last_token():
     _, after = module(x, return_state=True)
     # Nothing but the last write is left: the other tokens move it only through the weights its gradient is taken at.
     _, before = module(x[:, :-1], return_state=True)
-    single = memory_oracle.run(module, x[:, -1:], start=([w for w in before.weights], [torch.zeros_like(w) for w in before.weights]))
+    single = memory_oracle.run(
+        module, x[:, -1:], start=([w for w in before.weights], [torch.zeros_like(w) for w in before.weights])
+    )
     for mine, theirs in zip(after.weights, single.weights, strict=True):
         torch.testing.assert_close(mine, theirs)
         assert torch.linalg.matrix_rank(mine[0, 0]) == 1

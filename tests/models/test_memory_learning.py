@@ -20,12 +20,9 @@ def _one_thread():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("carry", ["reset", "cycles"])
+@pytest.mark.parametrize(("causal", "carry"), [(True, "reset"), (False, "reset"), (False, "cycles")])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_every_parameter_and_every_gate_gets_an_outer_gradient(depth, carry, causal):
-    if causal and carry == "cycles":
-        pytest.skip("causal memories take memory.carry=reset")
     module = NeuralMemory(32, replace(CONFIG, depth=depth, carry=carry), causal=causal)
     x = torch.randn(2, 40, 32)
     out, state = module(x, return_state=module.carries_state)
@@ -41,7 +38,11 @@ def test_every_parameter_and_every_gate_gets_an_outer_gradient(depth, carry, cau
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(
     ("optimizer", "options"),
-    [(torch.optim.SGD, {"lr": 0.05}), (torch.optim.AdamW, {"lr": 0.01}), (torch.optim.AdamW, {"lr": 0.01, "fused": True})],
+    [
+        (torch.optim.SGD, {"lr": 0.05}),
+        (torch.optim.AdamW, {"lr": 0.01}),
+        (torch.optim.AdamW, {"lr": 0.01, "fused": True}),
+    ],
     ids=["sgd", "adamw", "adamw_fused"],
 )
 def test_optimiser_steps_change_every_parameter_and_lower_the_loss(optimizer, options, causal, heads):
@@ -130,13 +131,17 @@ def test_statistics_are_given_on_request_and_detached():
         assert torch.equal(with_stats, module(x)[0])
         assert set(stats) == {"inner_loss", "surprise_norm", "theta", "alpha", "eta", "memory_norm"}
         assert not any(value.requires_grad for value in stats.values())
-        assert stats["theta"].shape == stats["alpha"].shape == stats["eta"].shape == stats["memory_norm"].shape == (depth,)
+        assert (
+            stats["theta"].shape == stats["alpha"].shape == stats["eta"].shape == stats["memory_norm"].shape == (depth,)
+        )
         torch.testing.assert_close(stats["alpha"], torch.full((depth,), 0.0067), rtol=0.05, atol=0)
         torch.testing.assert_close(stats["theta"], torch.full((depth,), 0.5 / 16), rtol=0.05, atol=0)
         assert ((stats["eta"] > 0) == momentum).all()
 
 
-def train_next_token(inputs: torch.Tensor, targets: torch.Tensor, vocab: int, steps: int, config: MemoryConfig) -> list[float]:
+def train_next_token(
+    inputs: torch.Tensor, targets: torch.Tensor, vocab: int, steps: int, config: MemoryConfig
+) -> list[float]:
     """Train a one-layer memory model on fresh rows (steps, B, N); return its loss at every step."""
     embed, head = nn.Embedding(vocab, 32), nn.Linear(32, vocab)
     memory = NeuralMemory(32, config, causal=True)
@@ -154,8 +159,9 @@ def train_next_token(inputs: torch.Tensor, targets: torch.Tensor, vocab: int, st
 
 
 def test_random_tokens_cannot_be_predicted():
-    vocab, steps = 16, 250
+    vocab, steps = 16, 200
     data = torch.randint(vocab, (steps, 16, 25))
+    # Large steps and no cap: nothing that would hide a leak.
     config = replace(CONFIG, num_heads=2, chunk_size=8, max_step_size=8.0, max_inner_grad=1e6)
     losses = train_next_token(data[..., :-1], data[..., 1:], vocab, steps, config)
     late = sum(losses[-100:]) / 100

@@ -142,7 +142,11 @@ def test_select_reorders_repeats_and_drops_rows():
 
 
 def test_saved_mid_chunk_and_loaded_goes_on_as_if_uninterrupted():
-    for causal, config in ((True, CONFIG), (True, replace(CONFIG, momentum=False)), (False, replace(CONFIG, carry="steps"))):
+    for causal, config in (
+        (True, CONFIG),
+        (True, replace(CONFIG, momentum=False)),
+        (False, replace(CONFIG, carry="steps")),
+    ):
         module = build(config, causal=causal)
         first, second = tokens(2, 6), tokens(2, 7, seed=2)
         _, state = module(first, return_state=True)
@@ -172,7 +176,15 @@ def test_state_is_in_no_module_buffer():
     second, _ = module(tokens(2, 9))
     assert torch.equal(first, second)
     assert not list(module.buffers())
-    assert {name.split(".")[0] for name in before} == {"qkv", "conv", "gates", "out_gate", "out_proj", "initial_weights", "gain"}
+    assert {name.split(".")[0] for name in before} == {
+        "qkv",
+        "conv",
+        "gates",
+        "out_gate",
+        "out_proj",
+        "initial_weights",
+        "gain",
+    }
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
@@ -242,7 +254,9 @@ def test_state_moves_and_casts():
 def test_half_precision_products_stay_close_and_keep_the_state_in_float32():
     for causal in (True, False):
         torch.manual_seed(0)
-        module = NeuralMemory(64, MemoryConfig(num_heads=2, chunk_size=16, carry="reset" if causal else "steps"), causal=causal)
+        module = NeuralMemory(
+            64, MemoryConfig(num_heads=2, chunk_size=16, carry="reset" if causal else "steps"), causal=causal
+        )
         x = torch.randn(2, 50, 64)
         wanted, _ = module(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -271,21 +285,28 @@ def test_non_reentrant_checkpoint_equals_plain(causal):
     assert all(torch.equal(a, b) for a, b in zip(again, plain, strict=True))
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_compiled_equals_eager(causal):
+@pytest.mark.parametrize(("causal", "depth"), [(True, 1), pytest.param(True, 2, marks=pytest.mark.slow), (False, 2)])
+def test_compiled_equals_eager(causal, depth):
     torch._dynamo.reset()
-    module = build(causal=causal)
+    module = build(replace(CONFIG, depth=depth), causal=causal)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
-    x = tokens(2, 10).requires_grad_()
+    x = tokens(2, 6).requires_grad_()  # two chunks
     parameters = [x, *module.parameters()]
-    wanted = module(x)[0]
-    got = compiled(x)[0]
+    wanted, got = module(x)[0], compiled(x)[0]
     torch.testing.assert_close(got, wanted, **CLOSE)
-    torch.testing.assert_close(
-        torch.autograd.grad(got.square().sum(), parameters), torch.autograd.grad(wanted.square().sum(), parameters), **CLOSE
-    )
-    if causal:
-        state = compiled(x, return_state=True)[1].detach()
+    wanted = torch.autograd.grad(wanted.square().sum(), parameters)
+    torch.testing.assert_close(torch.autograd.grad(got.square().sum(), parameters), wanted, **CLOSE)
+
+
+@pytest.mark.slow
+def test_compiled_with_a_state_equals_eager():
+    torch._dynamo.reset()
+    module = build()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    x = tokens(2, 6)
+    with torch.no_grad():
+        _, state = compiled(x, return_state=True)
+        torch.testing.assert_close(tensors(state), tensors(module(x, return_state=True)[1]), **CLOSE)
         torch.testing.assert_close(compiled(x, state)[0], module(x, state)[0], **CLOSE)
 
 

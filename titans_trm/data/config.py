@@ -33,7 +33,7 @@ class DataConfig:
     augment: bool = True  # random symmetries of each training example (digits, bands, rows, stacks, columns, transpose)
     seed: int = 0  # of generation, split, subset and verification sample; not of the training order
     leakage: Literal["error", "remove", "allow"] = (
-        "error"  # train and test share a group: stop, drop from train, or warn
+        "error"  # groups shared with test: stop, drop from train and val, or warn
     )
     verify: Literal["auto", "full", "sample"] = (
         "auto"  # uniqueness of file puzzles: every row (about 1 ms each) or a sample

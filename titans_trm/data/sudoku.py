@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,15 @@ class SudokuTask:
             exactness="A puzzle is exactly right when all cells of the grid equal its only solution.",
         )
 
-    def packaged(self) -> tuple[ExampleSet, ExampleSet, dict[str, Any]]:
+    def packaged(self, folder: Traversable | None = None) -> tuple[ExampleSet, ExampleSet, dict[str, Any]]:
         """Return the 8,000 training and 1,000 test puzzles of the package (9x9), and manifest entries.
+
+        `folder` is where they lie, with their MANIFEST.json; by default inside the package.
 
         Their uniqueness was verified when they were made; the checksums in the manifest stand for it.
         """
-        folder = resources.files("titans_trm.data") / "resources" / "sudoku"
+        if folder is None:
+            folder = resources.files("titans_trm.data") / "resources" / "sudoku"
         manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
         sets: dict[str, ExampleSet] = {}
         for split in ("train", "test"):

@@ -36,7 +36,7 @@ def solve(
     """Count the solutions of each puzzle, up to `limit`.
 
     `puzzles` is `(M, cells)` with digits 1..size and 0 for a blank. `progress` is called with the number of puzzles
-    that are settled, after each batch. For a puzzle with fewer than `limit` solutions the search is exhausted, so `branches`
+    that are settled, after each batch. A puzzle with fewer than `limit` solutions is searched to the end, so `branches`
     depends on the puzzle alone.
     """
     result = SolveResult(

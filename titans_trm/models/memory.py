@@ -59,8 +59,8 @@ class MemoryState:
     def reset(self, mask: Tensor, fresh: "MemoryState") -> "MemoryState":
         """Return the state with the sequences in `mask` (B,) bool started anew from `fresh` (`init_state` or `prime`).
 
-        Each sequence keeps its own phase, so what follows a reset equals what follows a new start. Reads the mask on the
-        host. Raises ValueError if `fresh` holds pending tokens or the mask does not fit the batch.
+        Each sequence keeps its own phase, so what follows a reset equals what follows a new start. Reads the mask on
+        the host. Raises ValueError if `fresh` holds pending tokens or the mask does not fit the batch.
         """
         if fresh.pending is not None:
             raise ValueError("fresh holds tokens of an unfinished chunk; reset to init_state() or prime() instead.")
@@ -70,7 +70,9 @@ class MemoryState:
         phases = self.phases if len(self.phases) == len(resets) else self.phases * len(resets)
         phases = tuple(0 if new else phase for new, phase in zip(resets, phases, strict=True))
         by_row = mask[:, None, None]
-        weights = tuple(torch.where(by_row, _rowwise(f), _rowwise(w)) for f, w in zip(fresh.weights, self.weights, strict=True))
+        weights = tuple(
+            torch.where(by_row, _rowwise(f), _rowwise(w)) for f, w in zip(fresh.weights, self.weights, strict=True)
+        )
         momentum = None
         if self.momentum is not None or fresh.momentum is not None:
             pairs = zip(fresh.momentum or _zeros(weights), self.momentum or _zeros(weights), strict=True)
@@ -159,7 +161,9 @@ class NeuralMemory(nn.Module):
         """
         super().__init__()
         if width % config.num_heads:
-            raise ValueError(f"width={width} is not divisible by memory.num_heads={config.num_heads}; choose a divisor.")
+            raise ValueError(
+                f"width={width} is not divisible by memory.num_heads={config.num_heads}; choose a divisor."
+            )
         if not causal and config.read == "pre":
             raise ValueError("memory.read=pre reads nothing of a set that is written at once; choose memory.read=post.")
         self.width, self.config, self.causal = width, config, causal
@@ -329,7 +333,9 @@ class NeuralMemory(nn.Module):
                 entry = {"inner_loss": loss.mean(), "surprise_norm": norms.mean()}
                 entry["theta"] = theta.mean((1, 2, 3))
                 entry["alpha"] = -torch.expm1(log_keep).mean((1, 2, 3))
-                entry["eta"] = torch.zeros_like(entry["alpha"]) if log_momentum is None else log_momentum.exp().mean((1, 2, 3))
+                entry["eta"] = (
+                    torch.zeros_like(entry["alpha"]) if log_momentum is None else log_momentum.exp().mean((1, 2, 3))
+                )
                 entry["memory_norm"] = torch.stack([w.flatten(-2).norm(dim=-1).mean() for w in weights])
                 seen.append({name: value.detach() for name, value in entry.items()})
         return Rows(inputs, errors, log_keep, log_momentum, theta * dual.cap_scale(norms, self.config.max_inner_grad))
@@ -385,8 +391,10 @@ class NeuralMemory(nn.Module):
         return torch.cat(outs, dim=2), state if return_state else None
 
     def _piece_lengths(self, phases: tuple[int, ...], total: int) -> list[int]:
-        """Return the lengths of the pieces of `total` tokens: each ends where a chunk of some sequence does, or the input."""
-        ends = {end for phase in set(phases) for end in range(self.config.chunk_size - phase, total, self.config.chunk_size)}
+        """Split `total` tokens into pieces that each end where a chunk of some sequence does, or the input."""
+        ends = {
+            end for phase in set(phases) for end in range(self.config.chunk_size - phase, total, self.config.chunk_size)
+        }
         cuts = [0, *sorted(ends), total]
         return [stop - start for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
 
@@ -421,7 +429,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _read_lengths(lengths: list[int], unread: int) -> list[int]:
-    """Return how many tokens of each piece are read when the first `unread` are not; pieces without any are left out."""
+    """Return how many tokens of each piece are read when the first `unread` are not, without pieces that have none."""
     stops = [sum(lengths[: i + 1]) for i in range(len(lengths))]
     return [min(length, stop - unread) for length, stop in zip(lengths, stops, strict=True) if stop > unread]
 

@@ -1,12 +1,13 @@
 """The chunk-parallel (dual) form of a memory learned at test time, as plain functions of tensors.
 
 Inside a chunk all surprise gradients are taken at the chunk's first weights `W_0`, so the gradient of token j for one
-weight matrix is the outer product of `a_j`, the input of that matrix, and `g_j`, the error at its output. Weights at any
-token of the chunk are then a decayed `W_0`, a decayed momentum `S_0` and a weighted sum of outer products: reading through
-them is masked linear attention, layer by layer, and no per-token weight exists. Titans (arXiv 2501.00663), eq. 13-18.
+weight matrix is the outer product of `a_j`, the input of that matrix, and `g_j`, the error at its output. Weights at
+any token of the chunk are then a decayed `W_0`, a decayed momentum `S_0` and a weighted sum of outer products: reading
+through them is masked linear attention, layer by layer, and no per-token weight exists. Titans (arXiv 2501.00663),
+eq. 13-18.
 
-Layout: `(H, B, T, d)`, heads first, so that weights shared by the batch, `(H, d_in, d_out)`, take one product of `B*T` rows
-per head. Gates are `(L, H, B, T)` with one row per weight matrix. `T` may be `1` in `Decays` where a set is written at once.
+Layout: `(H, B, T, d)`, heads first, so that weights shared by the batch, `(H, d_in, d_out)`, take one product of `B*T`
+rows per head. Gates are `(L, H, B, T)` with one row per weight matrix. In `Decays`, `T` is 1 where a set is written.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LAYER_NORM_EPS = 1e-5
+Surprise = tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]  # inputs, errors, loss
+
 _TINY = 1e-12  # keeps a division by a vanishing gradient norm finite
 
 
@@ -40,6 +43,7 @@ class Rows:
     step: Tensor
 
     def __len__(self) -> int:
+        """Return the number of tokens."""
         return self.step.shape[-1]
 
     def append(self, other: "Rows") -> "Rows":
@@ -134,12 +138,10 @@ def decays_at_queries(decays: Decays, num_queries: int, *, before_write: bool) -
         carry = None if carry is None else F.pad(carry[..., :-1], (1, 0))
         write = F.pad(write[..., :-1, :], (0, 0, 1, 0))
     first = keep.shape[-1] - num_queries
-    return Decays(
-        keep[..., first:], None if carry is None else carry[..., first:], write[..., first:, :], None, None
-    )
+    return Decays(keep[..., first:], None if carry is None else carry[..., first:], write[..., first:, :], None, None)
 
 
-def surprise(weights: tuple[Tensor, ...], gain: Tensor, keys: Tensor, values: Tensor) -> tuple[Any, Any, Tensor]:
+def surprise(weights: tuple[Tensor, ...], gain: Tensor, keys: Tensor, values: Tensor) -> Surprise:
     """Return `(inputs, errors, loss)`: per weight matrix the factors of every token's gradient at `weights`.
 
     The loss of a token is half the squared distance between the memory of its key and its value, summed over the head's
@@ -147,11 +149,8 @@ def surprise(weights: tuple[Tensor, ...], gain: Tensor, keys: Tensor, values: Te
     differentiable operations, so that the outer gradient passes through the inner one.
     """
     wide = torch.promote_types(keys.dtype, torch.float32)
-    if len(weights) == 1:
-        inputs: tuple[Tensor, ...] = (keys,)
-    else:
-        before = times(keys, weights[0])
-        inputs = (keys, F.gelu(before))
+    before = times(keys, weights[0]) if len(weights) == 2 else None
+    inputs = (keys,) if before is None else (keys, F.gelu(before))
     out = times(inputs[-1], weights[-1]).to(wide)
     centred = out - out.mean(-1, keepdim=True)
     scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + LAYER_NORM_EPS)
@@ -162,14 +161,14 @@ def surprise(weights: tuple[Tensor, ...], gain: Tensor, keys: Tensor, values: Te
     back = back - back.mean(-1, keepdim=True) - normal * (back * normal).mean(-1, keepdim=True)
     last = (back * scale).to(keys.dtype)
     loss = 0.5 * miss.detach().square().sum(-1)
-    if len(weights) == 1:
+    if before is None:
         return inputs, (last,), loss
     return inputs, (GeluError.apply(times(last, weights[1].transpose(-1, -2)), before), last), loss
 
 
 def gradient_norms(inputs: tuple[Tensor, ...], errors: tuple[Tensor, ...]) -> Tensor:
     """Return the Frobenius norm `(L, H, B, T)` of every token's gradient: that of an outer product is |a| |g|."""
-    return torch.stack([_norm(a) * _norm(g) for a, g in zip(inputs, errors, strict=True)])
+    return torch.stack([RowNorm.apply(a) * RowNorm.apply(g) for a, g in zip(inputs, errors, strict=True)])
 
 
 def cap_scale(norms: Tensor, cap: float) -> Tensor:
@@ -191,8 +190,8 @@ def read(
         past = None if momentum is None or decays.carry is None else (momentum[layer], decays.carry[layer])
         y = _decayed_product(x, weight, decays.keep[layer], past)
         scores = x.flatten(0, 1) @ rows.inputs[layer].flatten(0, 1).transpose(1, 2)
-        scores = scores.unflatten(0, x.shape[:2]) * decays.write[layer].to(scores.dtype)
-        y = torch.baddbmm(y.flatten(0, 1), scores.flatten(0, 1), rows.errors[layer].flatten(0, 1), alpha=-1)
+        scores = scores.unflatten(0, x.shape[:2]) * -decays.write[layer].to(scores.dtype)
+        y = torch.baddbmm(y.flatten(0, 1), scores.flatten(0, 1), rows.errors[layer].flatten(0, 1))
         y = y.unflatten(0, x.shape[:2])
         x = y if layer == len(weights) - 1 else F.gelu(y)
     wide = torch.promote_types(queries.dtype, torch.float32)
@@ -248,6 +247,23 @@ class GeluError(torch.autograd.Function):
         return torch.ops.aten.gelu_backward(grad, x), curve
 
 
+class RowNorm(torch.autograd.Function):
+    """Euclidean norm over the last dimension in at least float32, with one pass over the rows in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the norms of `x` (..., d)."""
+        norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+        ctx.save_for_backward(x, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the direction of each row times its gradient; 0 for a row of zeros."""
+        x, norm = ctx.saved_tensors
+        return x * (grad / norm.clamp_min(_TINY)).unsqueeze(-1).to(x.dtype)
+
+
 class DecayedWrite(torch.autograd.Function):
     """Return `keep * base + carry * extra - a^T g`, each weight-shaped tensor passed over as few times as possible.
 
@@ -259,7 +275,7 @@ class DecayedWrite(torch.autograd.Function):
     def forward(
         ctx: Any, base: Tensor, keep: Tensor, extra: Tensor | None, carry: Tensor | None, a: Tensor, g: Tensor
     ) -> Tensor:
-        """Take `base` and `extra` (H, B, d_in, d_out), factors (H, B), rows `a` (H, B, T, d_in), `g` (H, B, T, d_out)."""
+        """Take `base`, `extra` (H, B, d_in, d_out), factors (H, B), rows `a` (H, B, T, d_in), `g` (H, B, T, d_out)."""
         ctx.save_for_backward(base, keep, extra, carry, a, g)
         out = base * keep[..., None, None]
         if extra is not None and carry is not None:
@@ -324,7 +340,3 @@ def _per_sample(weight: Tensor, batch_size: int) -> Tensor:
     """Return the weight of every sample in at least float32, the dtype that states accumulate in."""
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     return weight.unsqueeze(1).expand(-1, batch_size, -1, -1) if weight.dim() == 3 else weight
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -1,5 +1,8 @@
 """AdamATan2: Adam without epsilon, its update bounded by an arctangent (arXiv 2407.05872, section 4.3)."""
 
+# The multi-tensor operations that torch's own optimisers use are public by use only.
+# pyright: reportPrivateImportUsage=false
+
 import math
 from collections.abc import Callable
 from typing import Any

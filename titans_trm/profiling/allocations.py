@@ -1,7 +1,7 @@
 """Count the bytes of live tensors while code runs, on real tensors or on fake ones that hold no data."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,17 +16,19 @@ class AllocationTracker(TorchDispatchMode):
     A storage is counted once, however many views it has, from the operator that returned it until its last reference
     dies. Memory inside an operator (a kernel's scratch space) is not seen.
 
+    Args:
+        kind_of: gives the kind under which a new tensor is counted.
+
     Attributes:
-        phase: kind under which new storages are counted; the caller sets it.
         live: bytes alive now, by kind.
         peak: bytes by kind at the moment when their sum was largest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind_of: Callable[[Tensor], str]) -> None:
         super().__init__()
-        self.phase = "activations"
         self.live: dict[str, int] = {}
         self.peak: dict[str, int] = {}
+        self._kind_of = kind_of
         self._total = 0
         self._peak_total = 0
         self._storages: dict[int, _Entry] = {}
@@ -39,33 +41,34 @@ class AllocationTracker(TorchDispatchMode):
     def claim(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Count these tensors under `kind`, whether they were seen before or not."""
         for tensor in tensors:
-            self._add(tensor, kind, claim=True)
+            self._add(tensor, kind)
         self._update_peak()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, count what it returned."""
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
-            self._add(result, self.phase)
+            self._add(result)
         else:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, Tensor):
-                    self._add(leaf, self.phase)
+                    self._add(leaf)
         self._update_peak()
         return result
 
-    def _add(self, tensor: Tensor, kind: str, claim: bool = False) -> None:
+    def _add(self, tensor: Tensor, claimed_as: str | None = None) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         entry = self._storages.get(key)
         if entry is None:
+            kind = claimed_as or self._kind_of(tensor)
             entry = _Entry(weakref.ref(storage, lambda _: self._forget(key)), storage.nbytes(), kind)
             self._storages[key] = entry
             self._count(kind, entry.size)
-        elif claim and entry.kind != kind:
+        elif claimed_as is not None and entry.kind != claimed_as:
             self._count(entry.kind, -entry.size)
-            self._count(kind, entry.size)
-            entry.kind = kind
+            self._count(claimed_as, entry.size)
+            entry.kind = claimed_as
 
     def _forget(self, key: int) -> None:
         entry = self._storages.pop(key)

@@ -97,13 +97,14 @@ def track_training_peak(model: TitansTRM, setup: TrainingSetup) -> MemoryEstimat
     """
     optimizer = prime_optimizer(model, setup)
     parameters = list(model.parameters())
-    tracker = AllocationTracker()
+    phases = _Phases(parameters)
+    tracker = AllocationTracker(phases.kind_of)
     handles = [p.register_post_accumulate_grad_hook(lambda p: tracker.claim([p.grad], "gradients")) for p in parameters]
     gc.collect()
     with tracker:
         tracker.claim([*parameters, *model.buffers()], "weights")
         tracker.claim(_state_tensors(optimizer), "optimizer")
-        train_step(model, optimizer, setup, tracker)
+        train_step(model, optimizer, setup, phases)
     for handle in handles:
         handle.remove()
     return make_estimate(model, setup, tracker.peak)
@@ -139,22 +140,36 @@ def _read_off_line(peaks: dict[int, int], limit_bytes: int) -> int:
     return low + int((limit_bytes - peaks[low]) / max(slope, 1.0))
 
 
+class _Phases:
+    """Which part of a training step is running, and what new tensors therefore are.
+
+    Autograd sums the gradient of a weight over all its net calls before it becomes `weight.grad`, so in the backward pass
+    tensors of the shape of a weight are gradients; all others are workspace, recomputed activations among them.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.now = "activations"
+        shapes = {tuple(p.shape) for p in parameters if p.dim() > 1}
+        self._shapes = shapes | {shape[::-1] for shape in shapes if len(shape) == 2}  # products may come out transposed
+
+    def kind_of(self, tensor: Tensor) -> str:
+        if self.now == "workspace" and tensor.dtype == torch.float32 and tuple(tensor.shape) in self._shapes:
+            return "gradients"
+        return self.now
+
+
 def train_step(
-    model: TitansTRM, optimizer: torch.optim.Optimizer, setup: TrainingSetup, tracker: AllocationTracker | None
+    model: TitansTRM, optimizer: torch.optim.Optimizer, setup: TrainingSetup, phases: _Phases | None = None
 ) -> None:
-    """Run one optimiser step, telling the tracker which part is running."""
-
-    def enter(phase: str) -> None:
-        if tracker is not None:
-            tracker.phase = phase
-
-    enter("activations")
+    """Run one optimiser step and free its gradients; `phases` is told which part is running."""
+    phases = phases or _Phases([])
+    phases.now = "activations"
     examples = make_examples(model.config, setup.batch_size, model.head.weight.device)
     carry = make_carry(model, setup.batch_size)
     for _ in range(min(setup.accumulate, 2)):
-        enter("activations")
+        phases.now = "activations"
         loss, output = forward(model, examples, carry, setup.loss, setup.precision)
-        enter("workspace")
+        phases.now = "workspace"
         loss.backward()
         carry = output.carry
         del loss, output
@@ -189,3 +204,8 @@ def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
+    """Return the bytes of weights and buffers and, if given, of the optimiser's state."""
+    return _bytes([*model.parameters(), *model.buffers(), *([] if optimizer is None else _state_tensors(optimizer))])

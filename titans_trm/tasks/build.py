@@ -99,8 +99,8 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
         found.append(EMA(trainer.ema_decay))
     found += [
         TrainingReport(every_steps=trainer.log_every_steps, train_examples=train_examples),
-        MetricsCSV(folder / "metrics.csv"),
-        TrainingProgress(),
+        MetricsCSV(folder / "metrics.csv", log_every_steps=trainer.log_every_steps, train_examples=train_examples),
+        TrainingProgress(max_minutes=trainer.max_time),
         LearningCurves(folder / "metrics.csv", folder / "curves.png"),
     ]
     if trainer.early_stopping_patience is not None:

@@ -1,8 +1,11 @@
 """What this process runs on: facts for `hardware: auto`, precision, threads."""
 
 import dataclasses
+import resource
+import sys
 from typing import TypeVar
 
+import lightning
 import torch
 
 from titans_trm.config import HardwareFacts, resolve_auto_hardware, resolve_hardware, resolve_precision
@@ -36,3 +39,20 @@ def run_precision(config: RunConfig) -> Precision:
     """Return the precision of a run: the trainer's, else the hardware's, else what the card has."""
     named = config.trainer.precision if config.trainer.precision != "auto" else config.hardware.precision
     return resolve_precision(named, config.hardware.name, hardware_facts())
+
+
+def prepare(config: RunConfig) -> None:
+    """Set what holds for the whole process: threads, seeds, TF32."""
+    if config.trainer.num_threads is not None:
+        torch.set_num_threads(config.trainer.num_threads)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    if config.hardware.tf32:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process has held: of the card where there is one, else of the process itself."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # kibibytes on Linux

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from titans_trm.errors import InputError
+from titans_trm.models.titans_trm import TitansTRM
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 logger = logging.getLogger(__name__)
@@ -55,6 +56,25 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{source} is damaged or not a checkpoint ({reason}).") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
         raise InputError(f"{source} is not a checkpoint of this project: it lacks state_dict or hyper_parameters.")
+    return checkpoint
+
+
+def load_model_weights(model: TitansTRM, path: str | Path) -> dict[str, Any]:
+    """Load the averaged (where there is an average) weights of a checkpoint into `model`; return the whole checkpoint.
+
+    Raises:
+        InputError: as `load_checkpoint`, or the weights are of another model.
+    """
+    checkpoint = load_checkpoint(path)
+    prefix = "model."
+    weights = {
+        name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} holds the weights of another model: {reason[:300]}") from error
     return checkpoint
 
 

@@ -4,8 +4,8 @@ The dataclasses are the schema of `conf/`: an unknown key, a wrong type or an im
 """
 
 import re
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
 
 from titans_trm.data.config import DataConfig
 from titans_trm.losses.config import LossConfig
@@ -163,8 +163,20 @@ class RunConfig:
         _targets("logger", self.logger)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists, texts and numbers: for YAML, JSON and checkpoints read with `weights_only=True`."""
+        """Return plain dicts, lists, texts and numbers: for YAML, JSON and `weights_only=True` checkpoints."""
         return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def moved_to(self, run_dir: str) -> Self:
+        """Return the same configuration with another run folder, also inside its callbacks and loggers."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: moved(item) for key, item in value.items()}
+            if isinstance(value, str) and (value == self.run_dir or value.startswith(f"{self.run_dir}/")):
+                return run_dir + value[len(self.run_dir) :]
+            return value
+
+        return replace(self, run_dir=run_dir, callbacks=moved(self.callbacks), logger=moved(self.logger))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,12 @@ from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.load import TaskData
 from titans_trm.data.stream import ExampleStream
+from titans_trm.models.config import HaltingConfig, RecursionConfig
 from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.training.config import TrainerConfig
 from titans_trm.training.slots import SlotGroups
+
+_FEWEST_EXAMPLES = 4  # of a validation subset, whatever it costs
 
 
 class SlotDataModule(lightning.LightningDataModule):
@@ -64,6 +68,20 @@ def solve_loader(examples: ExampleSet, batch_size: int) -> DataLoader[Batch]:
     starts = range(0, len(examples), batch_size)
     batches = [examples.batch(torch.arange(start, min(start + batch_size, len(examples)))) for start in starts]
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def affordable_val_examples(trainer: TrainerConfig, recursion: RecursionConfig, halting: HaltingConfig) -> int:
+    """Return how many examples a validation may solve so that validations take `val_time_share` of the training time.
+
+    Counted in net calls: a backward pass costs two forward passes, checkpointing one more. A run shorter than
+    `val_every_steps` validates once, at its end. Never fewer than `_FEWEST_EXAMPLES`, which say little but cost little.
+    """
+    calls = recursion.num_recursions * (recursion.num_latent_steps + 1)
+    with_gradient = recursion.num_latent_steps + 1 if recursion.gradient == "full" else 2
+    per_step = trainer.batch_size * trainer.accumulate * (calls + (3 if recursion.checkpointing else 2) * with_gradient)
+    per_example = halting.max_supervision_steps * calls
+    steps = min(trainer.val_every_steps, trainer.max_steps)
+    return max(_FEWEST_EXAMPLES, int(trainer.val_time_share * steps * per_step / per_example))
 
 
 def seeded_subset(examples: ExampleSet, size: int, seed: int) -> ExampleSet:

@@ -108,7 +108,9 @@ class TRMModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and its schedule, one rate per group, one step per optimiser step."""
-        optimizer = build_optimizer(self.model, self.optimizer_config)
+        # Lightning unscales fp16 gradients before clipping, which the fused AdamW kernel does not allow.
+        fused = False if self.trainer.precision == "16-mixed" else None
+        optimizer = build_optimizer(self.model, self.optimizer_config, fused=fused)
         scheduler = build_scheduler(optimizer, self.scheduler_config, self.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -133,7 +135,7 @@ class TRMModule(lightning.LightningModule):
             output.halting_logits,
             examples.targets,
             self.loss_config,
-            detached_halting_logits=self.model.act_head(output.carry.y),
+            detached_halting_logits=self.model.act_head(output.halting_features.detach()),
             undecided=output.carry.steps < self.model.config.halting.max_supervision_steps,
             step=self.global_step,
             ignore_index=self.spec.ignore_index,

@@ -50,7 +50,9 @@ def _model(config: Values, summary: Values) -> list[str]:
     return [
         _item("Model", f"{model['name']}, {shape}" if "name" in model else None),
         _item("Parameters", count),
-        _item("Hyper-parameters", "all of them, resolved, in `config.yaml`; what was changed by hand in `overrides.yaml`"),
+        _item(
+            "Hyper-parameters", "all of them, resolved, in `config.yaml`; what was changed by hand in `overrides.yaml`"
+        ),
     ]
 
 
@@ -94,7 +96,9 @@ def _environment(environment: Values) -> list[str]:
     git = environment.get("git") or {}
     state = {True: ", with uncommitted changes", False: ", clean", None: ""}[git.get("dirty")]
     memory = environment.get("memory_bytes")
-    machine = f"{environment.get('cpu')}, {environment.get('cpus_usable')} usable CPUs, {environment.get('threads')} threads"
+    machine = (
+        f"{environment.get('cpu')}, {environment.get('cpus_usable')} usable CPUs, {environment.get('threads')} threads"
+    )
     machine += f", {format_bytes(memory)} of memory" if memory else ""
     cuda = f" (CUDA {environment['cuda']})" if environment.get("cuda") else ""
     devices = (", ".join(environment.get("devices") or []) + cuda) if environment.get("devices") else "none"

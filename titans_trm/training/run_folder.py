@@ -102,7 +102,9 @@ class RunFolder:
         if not folder.path.is_dir():
             raise InputError(f"run={path} does not exist; give a folder such as runs/<experiment>/<date>, or latest.")
         if not folder.config.is_file():
-            raise InputError(f"run={path} is not a run folder: it has no {_CONFIG}. Give the folder train.py printed last.")
+            raise InputError(
+                f"run={path} is not a run folder: it has no {_CONFIG}. Give the folder train.py printed last."
+            )
         return folder
 
     @classmethod
@@ -134,7 +136,9 @@ class RunFolder:
         if not runs:
             kind = " unfinished" if unfinished else ""
             having = " with a checkpoint" if with_checkpoint else ""
-            raise InputError(f"there is no{kind} run{having} under {base}; start one with train.py, or name its folder.")
+            raise InputError(
+                f"there is no{kind} run{having} under {base}; start one with train.py, or name its folder."
+            )
         return max(runs, key=lambda run: run._started)
 
     @property

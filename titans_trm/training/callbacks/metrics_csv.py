@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,10 +42,10 @@ TIME_COLUMNS = ("wall_seconds", "examples_per_second")  # differ between two run
 class MetricsCSV(Callback):
     """Write the logged `train/...` and `val/...` metrics as rows, under their bare names.
 
-    A training row is written where `train/...` metrics are due (every `log_every_steps` optimiser steps), a validation row at the
-    end of each validation. They are read from `trainer.callback_metrics`; a NaN (a mean over nothing) becomes an empty
-    cell. Place this callback after the one that logs and before the one that saves checkpoints: a resumed run
-    then drops what came after its checkpoint, and its file equals that of an uninterrupted one but for `TIME_COLUMNS`.
+    A training row is written every `log_every_steps` optimiser steps, a validation row at the end of each validation.
+    They are read from `trainer.callback_metrics`; what was not logged is an empty cell. Place this callback after the
+    one that logs and before the one that saves checkpoints: a resumed run then drops what came after its checkpoint,
+    and its file equals that of an uninterrupted one but for `TIME_COLUMNS`.
 
     Args:
         path: the file; made on the first start, continued on a resumed one.
@@ -59,7 +58,9 @@ class MetricsCSV(Callback):
         self, path: str | Path, *, log_every_steps: int, train_examples: int, extra_columns: Iterable[str] = ()
     ) -> None:
         if log_every_steps < 1 or train_examples < 1:
-            raise ValueError(f"log_every_steps={log_every_steps} and train_examples={train_examples} must be 1 or more.")
+            raise ValueError(
+                f"log_every_steps={log_every_steps} or train_examples={train_examples} is too small; choose 1 or more."
+            )
         self.path = Path(path)
         self.columns = (*INDEX_COLUMNS, *METRIC_COLUMNS, *extra_columns)
         if len(set(self.columns)) < len(self.columns):
@@ -96,12 +97,12 @@ class MetricsCSV(Callback):
             self._append_logged(trainer, pl_module, "val")
 
     def start(self, step: int) -> None:
-        """Keep the rows up to `step`, the one that the checkpoint holds (0: none), and make the file where there is none.
+        """Keep the rows up to `step`, where the checkpoint stands (0: none), and make the file where there is none.
 
         Raises:
             InputError: the file has columns this run does not write.
         """
-        rows = [row for row in _read_rows(self.path) if 0 < int(row["step"]) <= step] if self.path.exists() else []
+        rows = [row for row in _read_rows(self.path) if int(row["step"]) <= step] if self.path.exists() else []
         unknown = sorted({name for row in rows for name in row} - set(self.columns))
         if unknown:
             raise InputError(
@@ -118,6 +119,8 @@ class MetricsCSV(Callback):
 
         `values` are metrics under their bare names; other names are left out, with a warning the first time.
         """
+        if not self.path.exists():
+            self.start(0)
         unknown = sorted(set(values) - set(self.columns) - self._unknown)
         if unknown:
             self._unknown.update(unknown)
@@ -173,7 +176,8 @@ def _read_rows(path: Path) -> list[Row]:
     rows = []
     for number, row in enumerate(reader, start=2):
         if None in row or None in row.values() or not row["step"].isdigit():
-            raise InputError(f"{path}, line {number} does not have the {len(reader.fieldnames or [])} columns of its header.")
+            width = len(reader.fieldnames or [])
+            raise InputError(f"{path}, line {number} does not fit the {width} columns of its header; remove the line.")
         rows.append(row)
     return rows
 
@@ -189,10 +193,8 @@ def _lines(rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cell(value: float) -> str:
-    """Return nine significant digits, which is all a logged fp32 number has; integers whole; nothing for NaN."""
-    if isinstance(value, int):
-        return str(value)
-    return "" if math.isnan(value) else f"{value:.9g}"
+    """Return integers whole, others in nine significant digits: all that a logged fp32 number has."""
+    return str(value) if isinstance(value, int) else f"{value:.9g}"
 
 
 def _value(name: str, cell: str) -> Any:

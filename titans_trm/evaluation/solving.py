@@ -1,0 +1,79 @@
+"""Solve a set of examples and measure it: the one loop behind validation at the end of a run and `evaluate.py`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from titans_trm.data.examples import ExampleSet
+from titans_trm.evaluation.metrics import SolveMetrics
+from titans_trm.models.inference import solve
+from titans_trm.models.titans_trm import TitansTRM
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What solving a set of n examples gave and cost."""
+
+    exact: Tensor  # (n,) bool, exactly right at the last step run
+    token_accuracy: Tensor  # (n,) share of scored tokens right
+    steps: Tensor  # (n,) supervision steps run
+    cross_entropy: float  # nats per scored token, mean over examples
+    net_calls: int  # passes through the backbone, counted per example
+    seconds: float  # wall clock
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+
+def solve_examples(
+    model: TitansTRM,
+    examples: ExampleSet,
+    *,
+    batch_size: int,
+    ignore_index: int,
+    adaptive: bool = False,
+    autocast: torch.autocast | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Solved:
+    """Solve every example once, in order.
+
+    Args:
+        model: on its device; its training flag is put back afterwards.
+        examples: what to solve.
+        batch_size: examples at once.
+        ignore_index: targets that are not scored.
+        adaptive: let each example stop by its halting logit and leave the batch.
+        autocast: precision of the products; None for that of the weights.
+        on_batch: told the number of examples after each batch, for a progress bar.
+    """
+    device = next(model.parameters()).device
+    metrics = SolveMetrics(ignore_index).to(device)
+    exact, accuracy, steps, net_calls = [], [], [], 0
+    training = model.training
+    model.eval()
+    started = time.perf_counter()
+    for start in range(0, len(examples), batch_size):
+        batch = examples.batch(torch.arange(start, min(start + batch_size, len(examples)))).to(device)
+        with autocast or torch.autocast(device.type, enabled=False):
+            solution = solve(model, batch.inputs, batch.puzzle_ids, adaptive=adaptive, keep_steps=True)
+        metrics.update(solution, batch.targets)
+        scored = batch.targets != ignore_index
+        right = (solution.answers == batch.targets) | ~scored
+        exact.append(right.all(dim=1).cpu())
+        accuracy.append(((right & scored).sum(dim=1) / scored.sum(dim=1).clamp_min(1)).cpu())
+        steps.append(solution.steps.cpu())
+        net_calls += solution.net_calls
+        if on_batch is not None:
+            on_batch(len(batch))
+    model.train(training)
+    return Solved(
+        exact=torch.cat(exact),
+        token_accuracy=torch.cat(accuracy),
+        steps=torch.cat(steps),
+        cross_entropy=metrics.compute()["cross_entropy"],
+        net_calls=net_calls,
+        seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,185 @@
+"""Profile a configuration: what it costs in parameters, FLOPs, memory and time, held against its budgets."""
+
+import dataclasses
+import itertools
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from titans_trm.config import HardwareFacts, compose, resolve_hardware, resolve_precision
+from titans_trm.data.load import TASKS
+from titans_trm.errors import InputError
+from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.profiling.flops import FlopCount, count_flops
+from titans_trm.profiling.latency import SolveTimings, Timing, TimingConfig, time_solve, time_training_step
+from titans_trm.profiling.measured_memory import measure_training_peak
+from titans_trm.profiling.memory import MemoryEstimate, TrainingSetup, predict_training_peak
+from titans_trm.profiling.report import parameters_by_part, print_profile
+from titans_trm.tasks.build import build_model
+from titans_trm.tasks.hardware import hardware_facts, on_this_machine
+from titans_trm.training.config import BudgetConfig, ProfileConfig
+from titans_trm.training.console import print_plain
+
+BUDGET_BROKEN = 3  # exit status under profile.strict=true
+
+_DEVICES = {"cpu": "cpu", "gpu": "cuda", "gpu_6gb": "cuda", "mps": "mps"}
+_BF16_CARD = HardwareFacts(cuda=True, bf16=True)  # what a preset's `precision: auto` is resolved for
+
+
+def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, Any]:
+    """Write `profile.json` into the run folder, show it, and return it.
+
+    Memory is predicted twice: for this machine, where it is also measured, and for the preset of
+    `profile.preset_hardware`, whose card need not be present. Under `profile.strict` a broken budget adds
+    `exit_status: 3`.
+    """
+    console = console or Console()
+    here, preset = _for_this_machine(config), _for_preset(config)
+    device = torch.device(_DEVICES[here.hardware.name])
+    if here.trainer.num_threads:
+        torch.set_num_threads(here.trainer.num_threads)
+    spec = TASKS[here.data.task](here.data).spec
+    model = build_model(here.model, spec)
+    result: dict[str, Any] = {
+        "model": here.model.name,
+        "experiment": here.experiment,
+        "device": _device_name(device),
+        "parameters": model.num_params(),
+        "parameters_by_part": parameters_by_part(model),
+    }
+    with console.status("counting FLOPs and predicting memory"):
+        result |= _work(count_flops(model.config))
+        result["peak_memory"] = _memory(here, model) | {"preset": _memory(preset, build_model(preset.model, spec))}
+    with console.status("measuring"):
+        measured = _measure(here, model.to(device))
+    result["peak_memory"]["measured_bytes"] = measured.pop("measured_bytes")
+    result |= measured
+    result["budgets"] = _budgets(config.profile.budgets, result, config.profile.memory_for)
+    if config.profile.strict and any(budget["ok"] is False for budget in result["budgets"].values()):
+        result["exit_status"] = BUDGET_BROKEN
+    path = _write_new(Path(config.run_dir), result | {"overrides": config.overrides, "config": config.to_dict()})
+    print_profile(result, console)
+    print_plain(console, str(path))
+    return result
+
+
+def _for_this_machine(config: ProfileConfig) -> ProfileConfig:
+    """Return the configuration as it would run here, even if it names a card that is not present."""
+    picked = resolve_hardware("auto", hardware_facts())
+    if config.hardware.name != "auto" and _DEVICES[config.hardware.name] not in ("cpu", _DEVICES[picked]):
+        config = _composed_for(config, picked)
+    return on_this_machine(config)  # type: ignore[type-var]
+
+
+def _for_preset(config: ProfileConfig) -> ProfileConfig:
+    """Return the configuration as it would run on the preset's card, in the precision of a card with bf16."""
+    named = config.hardware.name
+    preset = _composed_for(config, named if named in ("gpu", "gpu_6gb") else config.profile.preset_hardware)
+    precision = preset.trainer.precision if preset.trainer.precision != "auto" else preset.hardware.precision
+    precision = resolve_precision(precision, preset.hardware.name, _BF16_CARD)
+    return dataclasses.replace(preset, trainer=dataclasses.replace(preset.trainer, precision=precision))
+
+
+def _composed_for(config: ProfileConfig, hardware: str) -> ProfileConfig:
+    kept = [override for override in config.overrides if override.partition("=")[0] != "hardware"]
+    composed = compose("profile", [*kept, f"hardware={hardware}"])
+    return dataclasses.replace(composed, overrides=config.overrides)
+
+
+def _setup(config: ProfileConfig) -> TrainingSetup:
+    return TrainingSetup(
+        batch_size=config.trainer.batch_size,
+        precision=config.trainer.precision,  # type: ignore[arg-type]
+        optimizer=config.optimizer,
+        loss=config.loss,
+        ema=config.trainer.ema_decay is not None,
+        gradient_clip_val=config.trainer.gradient_clip_val,
+        accumulate=config.trainer.accumulate,
+        on_cuda=_DEVICES[config.hardware.name] == "cuda",
+    )
+
+
+def _work(flops: FlopCount) -> dict[str, Any]:
+    """Return the FLOPs of one example; the step is forward, backward and what checkpointing repeats."""
+    return {"flops_per_step": flops.step, "flops": dataclasses.asdict(flops) | {"step": flops.step}}
+
+
+def _memory(config: ProfileConfig, model: TitansTRM) -> dict[str, Any]:
+    estimate: MemoryEstimate = predict_training_peak(model.config, _setup(config))
+    return {
+        "predicted_bytes": estimate.total_bytes,
+        "by_kind": estimate.by_kind,
+        "hardware": config.hardware.name,
+        "batch_size": config.trainer.batch_size,
+        "precision": config.trainer.precision,
+        "checkpointing": config.model.recursion.checkpointing,
+    }
+
+
+def _measure(config: ProfileConfig, model: TitansTRM) -> dict[str, Any]:
+    """Time solves and training steps and measure memory; uses the model's weights up."""
+    settings, setup = config.profile, _setup(config)
+    if not settings.measure:
+        nothing = {"p50": None, "p95": None, "p99": None}
+        return {"latency_ms": nothing, "throughput": None, "timings": None, "halts": True, "measured_bytes": None}
+    timing = TimingConfig(warmup=settings.warmup, repeats=settings.repeats)
+    solves: SolveTimings = time_solve(model, setup, timing)
+    step: Timing = time_training_step(model, setup, timing)
+    timings = {"training_step": step, "full_solve": solves.full, "adaptive_solve": solves.adaptive}
+    return {
+        # Of one full solve at batch 1: what a person waits for one answer.
+        "latency_ms": {"p50": solves.full.p50, "p95": solves.full.p95, "p99": solves.full.p99},
+        "throughput": step.examples_per_second,  # supervision steps of one example, trained, per second
+        "timings": {
+            name: dataclasses.asdict(t) | {"examples_per_second": t.examples_per_second} for name, t in timings.items()
+        },
+        "halts": solves.halts,
+        "adaptive_steps": solves.adaptive_steps,
+        "measured_bytes": measure_training_peak(model, setup),
+    }
+
+
+def _budgets(budgets: BudgetConfig, result: dict[str, Any], memory_for: str) -> dict[str, dict[str, Any]]:
+    """Return the verdict on every budget that is set; `ok` is None where nothing was measured."""
+    memory = result["peak_memory"] if memory_for == "here" else result["peak_memory"]["preset"]
+    found: dict[str, dict[str, Any]] = {}
+    if budgets.parameters is not None:
+        low, high = budgets.parameters
+        count = result["parameters"]
+        found["parameters"] = {"limit": [low, high], "value": count, "ok": low <= count <= high}
+    for name, limit, value in (
+        ("peak_memory", budgets.peak_memory_bytes, memory["predicted_bytes"]),
+        ("latency_p95_ms", budgets.latency_p95_ms, result["latency_ms"]["p95"]),
+    ):
+        if limit is not None:
+            found[name] = {"limit": limit, "value": value, "ok": None if value is None else value <= limit}
+    return found
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}, {torch.get_num_threads()} threads"
+
+
+def _write_new(folder: Path, values: dict[str, Any]) -> Path:
+    """Write `profile.json` into `folder`, or into `folder-2`, `folder-3`, ... where one lies already."""
+    text = json.dumps(values, indent=2) + "\n"
+    for number in itertools.count(1):
+        path = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}")) / "profile.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); set TITANS_TRM_RUN_DIR to a folder that can."
+            ) from error
+        return path
+    raise AssertionError("itertools.count ended.")

@@ -1,0 +1,272 @@
+"""`train.py`: make or resume a run, train it, validate the best weights, leave a run folder that explains itself."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from titans_trm.config import with_run_dir
+from titans_trm.data.load import TaskData, load_data
+from titans_trm.errors import InputError
+from titans_trm.evaluation.solving import solve_examples
+from titans_trm.evaluation.statistics import wilson_interval
+from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
+from titans_trm.profiling.training_step import autocast
+from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer
+from titans_trm.tasks.hardware import on_this_machine, peak_memory_bytes, prepare
+from titans_trm.training.callbacks.stopping import StopTraining
+from titans_trm.training.checkpoint_io import load_model_weights
+from titans_trm.training.config import RunConfig
+from titans_trm.training.console import format_bytes, format_count, format_duration, print_header
+from titans_trm.training.datamodule import SlotDataModule, affordable_val_examples
+from titans_trm.training.module import TRMModule
+from titans_trm.training.processes import is_first_process, shared_run_dir
+from titans_trm.training.resume import ResumePoint, check_unchanged, find_resume_point
+from titans_trm.training.run_folder import RunFolder
+
+INTERRUPTED = 130  # exit status
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig) -> dict[str, Any]:
+    """Run what `config` says and return the summary, with the exit status under `exit_status`."""
+    config = _with_affordable_validation(on_this_machine(config))
+    prepare(config)
+    try:
+        point = find_resume_point(config)
+        data = load_data(config.data)
+        model = build_model(config.model, data.spec)
+    except InputError:
+        _drop_if_empty(Path(config.run_dir))
+        raise
+    folder, config = _open_folder(config, point, data, model)
+    started = time.monotonic()
+    _introduce(config, folder, data, model, point)
+    module, datamodule = build_module(config, model, data.spec), build_datamodule(config, data)
+    trainer = build_trainer(config, folder.path, len(data.train))
+    try:
+        with shared_run_dir(folder.path):
+            status, stop = _fit(trainer, module, datamodule, point)
+        summary = _summarise(config, folder, data, module, datamodule, trainer, status, time.monotonic() - started)
+    except Exception as error:
+        _record_failure(config, folder, model, trainer, error, time.monotonic() - started)
+        raise
+    folder.finish(summary)
+    _conclude(config, summary, stop)
+    return summary | {"exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0}
+
+
+def _with_affordable_validation(config: RunConfig) -> RunConfig:
+    """Shrink the validation subset until validations take no more than their share of the run."""
+    trainer = config.trainer
+    affordable = affordable_val_examples(trainer, config.model.recursion, config.model.halting)
+    if affordable >= trainer.val_examples:
+        return config
+    logger.info("validating %d examples, not %d: val_time_share=%g", affordable, trainer.val_examples, trainer.val_time_share)
+    return dataclasses.replace(config, trainer=dataclasses.replace(trainer, val_examples=affordable))
+
+
+def _open_folder(
+    config: RunConfig, point: ResumePoint | None, data: TaskData, model: TitansTRM
+) -> tuple[RunFolder, RunConfig]:
+    """Return the run's folder and the configuration that names it; only the first process writes."""
+    if not is_first_process():
+        return RunFolder(config.run_dir), config
+    _drop_if_empty(Path(config.run_dir))  # Hydra has made it; a resumed run has a folder already
+    folder = point.folder if point is not None else RunFolder.create(config.run_dir)
+    config = with_run_dir(config, folder.path)
+    if point is not None:
+        check_unchanged(folder, config.to_dict())
+        folder.write_resume(config.overrides)
+    else:
+        folder.write_start(config.to_dict(), config.overrides, data.manifest, parameters=model.num_params())
+    return folder, config
+
+
+def _drop_if_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def _introduce(
+    config: RunConfig, folder: RunFolder, data: TaskData, model: TitansTRM, point: ResumePoint | None
+) -> None:
+    """Say what is about to happen, before it happens."""
+    if not is_first_process():
+        return
+    trainer, hardware = config.trainer, config.hardware
+    setup = TrainingSetup(
+        batch_size=trainer.batch_size,
+        precision=trainer.precision,  # type: ignore[arg-type]
+        optimizer=config.optimizer,
+        loss=config.loss,
+        ema=trainer.ema_decay is not None,
+        accumulate=trainer.accumulate,
+        on_cuda=hardware.name in ("gpu", "gpu_6gb"),
+    )
+    predicted = predict_training_peak(model.config, setup)
+    test = data.manifest["splits"]["test"]["count"]
+    limit = f", at most {trainer.max_time:g} minutes" if trainer.max_time is not None else ""
+    lines = {
+        "model": f"{config.model.name}, {format_count(model.num_params())} parameters, "
+        f"{model.net_calls_per_step} net calls a step, up to {model.config.halting.max_supervision_steps} steps an example",
+        "data": f"{data.spec.name} ({data.manifest['source']}): {len(data.train):,} train, {len(data.val):,} validation, "
+        f"{test:,} test (untouched)",
+        "device": f"{hardware.name}, {trainer.precision}, {torch.get_num_threads()} CPU threads",
+        "memory": f"{format_bytes(predicted.total_bytes)} predicted for training",
+        "training": f"{trainer.max_steps:,} steps of {trainer.batch_size * trainer.accumulate} slots{limit}; "
+        f"{trainer.val_examples} examples validated every {trainer.val_every_steps:,} steps",
+        "folder": str(folder.path),
+    }
+    if point is not None:
+        lines["resuming"] = str(point.checkpoint)
+    print_header(config.experiment, lines)
+
+
+def _fit(
+    trainer: lightning.Trainer, module: TRMModule, datamodule: SlotDataModule, point: ResumePoint | None
+) -> tuple[str, StopTraining | None]:
+    """Train; return the status and, if training ended before its last step, why."""
+    try:
+        trainer.fit(
+            module, datamodule=datamodule, ckpt_path=point.checkpoint if point is not None else None, weights_only=True
+        )
+    except StopTraining as stop:
+        return "stopped", stop
+    return "completed", None
+
+
+def _summarise(
+    config: RunConfig,
+    folder: RunFolder,
+    data: TaskData,
+    module: TRMModule,
+    datamodule: SlotDataModule,
+    trainer: lightning.Trainer,
+    status: str,
+    seconds: float,
+) -> dict[str, Any]:
+    train_metrics = _logged(trainer, "train")
+    best = folder.best_checkpoint if folder.best_checkpoint.is_file() else folder.last_checkpoint
+    interrupted = status == "stopped" and config.trainer.max_time is None
+    if interrupted:
+        val = _logged(trainer, "val")  # whoever stops a run is not kept waiting
+    else:
+        val = _validate_best(config, best, data, module, datamodule, seconds)
+    assert module.slots is not None
+    return {
+        "status": status,
+        "experiment": config.experiment,
+        "run_dir": str(folder.path),
+        "parameters": module.model.num_params(),
+        "global_step": trainer.global_step,
+        "examples_finished": module.slots.examples_finished * trainer.world_size,
+        "wall_seconds": seconds,
+        "train": train_metrics,
+        "val": val,
+        "best_checkpoint": str(best.relative_to(folder.path)),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "seed": config.seed,
+        "tags": config.tags,
+    }
+
+
+def _validate_best(
+    config: RunConfig, checkpoint: Path, data: TaskData, module: TRMModule, datamodule: SlotDataModule, seconds: float
+) -> dict[str, Any]:
+    """Validate the selected weights: the fixed subset, and the whole set where that takes no more than its share."""
+    load_model_weights(module.model, checkpoint)
+    options: dict[str, Any] = {
+        "batch_size": datamodule.val_batch_size,
+        "ignore_index": data.spec.ignore_index,
+        "autocast": autocast(module.device.type, config.trainer.precision),  # type: ignore[arg-type]
+    }
+    examples = datamodule.val_subset
+    solved = solve_examples(module.model, examples, **options)
+    per_example = solved.seconds / len(solved)
+    if len(data.val) > len(examples) and per_example * len(data.val) <= config.trainer.val_time_share * seconds:
+        examples = data.val
+        solved = solve_examples(module.model, examples, **options)
+    adaptive = solve_examples(module.model, examples, adaptive=True, **options)
+    right = int(solved.exact.sum())
+    low, high = wilson_interval(right, len(solved))
+    return {
+        "num_examples": len(solved),
+        "of": len(data.val),
+        "weights": "ema" if config.trainer.ema_decay is not None else "raw",
+        "exact_accuracy": right / len(solved),
+        "ci_low": low,
+        "ci_high": high,
+        "token_accuracy": float(solved.token_accuracy.mean()),
+        "cross_entropy": solved.cross_entropy,
+        "exact_accuracy_adaptive": float(adaptive.exact.float().mean()),
+        "mean_supervision_steps_adaptive": float(adaptive.steps.float().mean()),
+        "net_calls": solved.net_calls,
+        "net_calls_adaptive": adaptive.net_calls,
+    }
+
+
+def _logged(trainer: lightning.Trainer, split: str) -> dict[str, float]:
+    prefix = f"{split}/"
+    return {
+        name.removeprefix(prefix): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefix)
+    }
+
+
+def _record_failure(
+    config: RunConfig,
+    folder: RunFolder,
+    model: TitansTRM,
+    trainer: lightning.Trainer,
+    error: Exception,
+    seconds: float,
+) -> None:
+    """Leave a summary that says why; the error itself goes on to the entry point."""
+    if not is_first_process():
+        return
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    folder.finish(
+        {
+            "status": "failed",
+            "experiment": config.experiment,
+            "run_dir": str(folder.path),
+            "parameters": model.num_params(),
+            "global_step": trainer.global_step,
+            "examples_finished": None,
+            "wall_seconds": seconds,
+            "train": _logged(trainer, "train"),
+            "val": _logged(trainer, "val"),
+            "best_checkpoint": None,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "seed": config.seed,
+            "tags": config.tags,
+            "error": reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}",
+        }
+    )
+
+
+def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | None) -> None:
+    """Say what came out and what to type next."""
+    val = summary["val"]
+    lines = {"training": f"{summary['global_step']:,} steps in {format_duration(summary['wall_seconds'])}"}
+    if stop is not None:
+        lines["stopped"] = stop.reason
+        lines["continue"] = f"python train.py experiment={config.experiment} resume={summary['run_dir']}"
+    if "ci_low" in val:
+        lines["validation"] = (
+            f"{100 * val['exact_accuracy']:.1f} % exact [{100 * val['ci_low']:.1f}, {100 * val['ci_high']:.1f}] "
+            f"on {val['num_examples']:,} of {val['of']:,} puzzles with {val['weights']} weights; halting by itself "
+            f"{100 * val['exact_accuracy_adaptive']:.1f} % in {val['mean_supervision_steps_adaptive']:.1f} steps"
+        )
+        lines["next"] = f"python evaluate.py run={summary['run_dir']}"
+    lines["memory"] = f"{format_bytes(summary['peak_memory_bytes'])} at the peak"
+    print_header(f"{config.experiment}: {summary['status']}", lines)

@@ -1,0 +1,92 @@
+"""Which run and which checkpoint `resume=` means, and whether the configuration still fits it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from titans_trm.errors import InputError
+from titans_trm.training.checkpoint_io import load_checkpoint, newest_readable
+from titans_trm.training.config import RunConfig
+from titans_trm.training.run_folder import RunFolder
+
+# A change of any of these would make the rest of the run another run.
+_FIXED = ("seed", "data", "model", "loss", "optimizer.name", "trainer.batch_size", "trainer.accumulate", "trainer.ema_decay")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A run that goes on."""
+
+    folder: RunFolder
+    checkpoint: Path
+
+
+def find_resume_point(config: RunConfig) -> ResumePoint | None:
+    """Return where `config.resume` says to go on, or None to start anew.
+
+    `auto` continues the run folder itself if it holds a checkpoint (a requeued job with `TITANS_TRM_RUN_DIR`), else the newest
+    run of the experiment that did not complete, else starts anew. `latest` is the newest run of the experiment. A path is
+    a run folder or a checkpoint inside one.
+
+    Raises:
+        InputError: there is nothing to resume where the user asked for it, or the checkpoints are damaged.
+    """
+    if config.resume is None:
+        return None
+    root = Path(config.run_dir).parent
+    if config.resume == "auto":
+        own = RunFolder(config.run_dir)
+        if own.config.is_file() and own.has_checkpoint:
+            return _point(own)
+        try:
+            return _point(RunFolder.latest(root, unfinished=True, with_checkpoint=True))
+        except InputError:
+            return None
+    if config.resume == "latest":
+        return _point(RunFolder.latest(root, with_checkpoint=True))
+    path = Path(config.resume)
+    if path.is_file():
+        load_checkpoint(path)
+        return ResumePoint(RunFolder.open(path.parent.parent), path)
+    return _point(RunFolder.open(path))
+
+
+def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> None:
+    """Compare the run's own configuration with `now`; log what differs.
+
+    Raises:
+        InputError: something differs that a run cannot change half-way, such as the model.
+    """
+    then = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    changed = [(key, old, new) for key, old, new in _differences(then, now) if not key.startswith(("run_dir", "resume"))]
+    lines = [f"{key}: {old} -> {new}" for key, old, new in changed]
+    fatal = [line for line in lines if line.startswith(_FIXED)]
+    if fatal:
+        raise InputError(
+            f"{folder.path} was started with another configuration ({'; '.join(fatal)}). "
+            "Resume with the same values, or start a new run without resume."
+        )
+    for line in lines:
+        logger.info("changed since the run started: %s", line)
+
+
+def _point(folder: RunFolder) -> ResumePoint:
+    checkpoint = newest_readable(folder.checkpoints)
+    if checkpoint is None:
+        raise InputError(f"{folder.path} has no last.ckpt to resume from; start a new run.")
+    return ResumePoint(folder, checkpoint)
+
+
+def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (key, old, new) of every leaf that differs."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*then, *now}):
+            yield from _differences(then.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif then != now:
+        yield key, then, now
