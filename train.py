@@ -14,7 +14,7 @@ def main(composed: DictConfig) -> dict[str, Any]:
 
     def task(config: Any) -> dict[str, Any]:
         from titans_trm.tasks.train import train  # heavy: torch and lightning
-        from titans_trm.training.run_folder import is_first_process
+        from titans_trm.training.processes import is_first_process
 
         result = train(config)
         if is_first_process():

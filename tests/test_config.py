@@ -24,6 +24,7 @@ from titans_trm.config import (
     resolve_auto_hardware,
     resolve_hardware,
     resolve_precision,
+    with_run_dir,
 )
 from titans_trm.errors import InputError
 from titans_trm.overrides import expand_sweep
@@ -453,7 +454,7 @@ def test_moving_a_run_moves_its_loggers() -> None:
     config = compose(
         "train", ["run_dir=old", "++callbacks.extra={_target_: a.b, where: old/c, near: older, deep: [1]}"]
     )
-    moved = config.moved_to("new")
+    moved = with_run_dir(config, "new")
     assert moved.run_dir == moved.logger["tensorboard"]["save_dir"] == "new"
     assert moved.callbacks["extra"] == {"_target_": "a.b", "where": "new/c", "near": "older", "deep": [1]}
 

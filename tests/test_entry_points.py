@@ -173,6 +173,11 @@ def test_bad_input_found_by_a_task_is_one_line_and_leaves_no_folder(
     assert not (tmp_path / config.run_dir).exists()
 
 
+def test_bad_input_to_an_evaluation_leaves_the_working_folder(launched: Launch, tmp_path: Path) -> None:
+    assert launched(_bad_input, name="evaluate")[0] == 2
+    assert tmp_path.is_dir()
+
+
 def test_debug_shows_where_bad_input_was_found(launched: Launch, capsys: pytest.CaptureFixture[str]) -> None:
     assert launched(_bad_input, "debug=default")[0] == 2
     assert "in _bad_input" in capsys.readouterr().err

@@ -64,12 +64,12 @@ def run_job(composed: DictConfig, config_name: str, task: Task) -> dict[str, Any
     except InputError as error:
         if debug:
             traceback.print_exc()
-        with suppress(OSError):
-            Path(folder).rmdir()  # only if empty: nothing has been written
+        _remove_empty(folder)
         if settings.mode == RunMode.MULTIRUN:
             raise
         _fail(error)
     except Exception:
+        _remove_empty(folder)
         if settings.mode == RunMode.MULTIRUN:
             raise
         traceback.print_exc()  # starts here: no frame of Hydra in it
@@ -99,6 +99,13 @@ def _relative(folder: str) -> str:
     """Return `folder` from here where it lies below: shorter to read, and a run folder tree can be moved."""
     path = Path(folder)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else folder
+
+
+def _remove_empty(folder: str) -> None:
+    """Remove the folder Hydra made if nothing was written into it."""
+    if Path(folder) != Path.cwd():
+        with suppress(OSError):
+            Path(folder).rmdir()
 
 
 def _fail(error: InputError) -> NoReturn:

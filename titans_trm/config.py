@@ -24,6 +24,7 @@ SCHEMAS: dict[str, type] = {"train": RunConfig, "evaluate": EvaluateConfig, "pro
 SMALL_CARD_BYTES = 10 * 2**30  # cards up to this size take the settings of gpu_6gb
 
 AnyConfig = TypeVar("AnyConfig", RunConfig, EvaluateConfig, ProfileConfig)
+AnyRun = TypeVar("AnyRun", RunConfig, ProfileConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +126,24 @@ def resolve_auto_hardware(config: AnyConfig, picked: str) -> AnyConfig:
     if config.hardware.name != "auto":
         return config
     name = next(name for name, kind in SCHEMAS.items() if kind is type(config))
-    kept = [override for override in config.overrides if override.partition("=")[0] != "hardware"]
+    kept: list[str] = [override for override in config.overrides if override.partition("=")[0] != "hardware"]
     again: Any = compose(name, [*kept, f"hardware={picked}"])  # type: ignore[call-overload]
     again = dataclasses.replace(again, overrides=config.overrides)
-    return again if isinstance(config, EvaluateConfig) else again.moved_to(config.run_dir)
+    return again if isinstance(config, EvaluateConfig) else with_run_dir(again, config.run_dir)
+
+
+def with_run_dir(config: AnyRun, run_dir: str | Path) -> AnyRun:
+    """Return `config` with another run folder, also inside its callbacks and loggers."""
+    new = str(run_dir)
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, str) and (value == config.run_dir or value.startswith(config.run_dir + "/")):
+            return new + value[len(config.run_dir) :]
+        return value
+
+    return dataclasses.replace(config, run_dir=new, callbacks=moved(config.callbacks), logger=moved(config.logger))
 
 
 @contextmanager

@@ -65,7 +65,9 @@ def test_rotation_depends_on_distance_only():
     cos, sin = (t.double() for t in rotary_tables(torch.arange(50), 8, 100.0))
 
     def score(i, j):
-        return (apply_rotary(q[None], cos[i : i + 1], sin[i : i + 1]) @ apply_rotary(k[None], cos[j : j + 1], sin[j : j + 1]).T).item()
+        query = apply_rotary(q[None], cos[i : i + 1], sin[i : i + 1])
+        key = apply_rotary(k[None], cos[j : j + 1], sin[j : j + 1])
+        return (query @ key.T).item()
 
     assert score(3, 1) == pytest.approx(score(41, 39), abs=1e-6)
     assert abs(score(3, 1) - score(3, 2)) > 1e-3

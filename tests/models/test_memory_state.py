@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from titans_trm.models.config import MemoryConfig
-from titans_trm.models.memory import MemoryState, NeuralMemory
+from titans_trm.models.memory import NeuralMemory
+from titans_trm.models.memory_state import MemoryState
 
 CONFIG = MemoryConfig(num_heads=2, depth=2, expansion=2, chunk_size=4, conv_width=3, max_step_size=2.0)
 CLOSE = {"rtol": 1e-10, "atol": 1e-11}

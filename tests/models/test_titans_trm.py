@@ -45,6 +45,17 @@ def test_embedding_and_register_have_unit_variance():
     assert embedded[:, 0].std().item() == pytest.approx(1.0, rel=0.2)
 
 
+def test_learned_positions_tell_cells_apart_and_keep_the_variance():
+    torch.manual_seed(0)
+    model = TitansTRM(small_config(width=256, learned_positions=True, backbone={"num_heads": 4}))
+    same = torch.full((1, 9), 3)
+    embedded = model.embed(same)
+    assert embedded.std().item() == pytest.approx(1.0, rel=0.1)
+    assert (embedded[0, 1] - embedded[0, 2]).abs().max() > 0.1
+    plain = TitansTRM(small_config(width=256, backbone={"num_heads": 4})).embed(same)
+    torch.testing.assert_close(plain[0, 1], plain[0, 2])
+
+
 def test_register_stands_first_on_grids_and_last_in_text():
     grid, text = small_model(), small_model(causal=True)
     x = tokens()
@@ -58,7 +69,8 @@ def test_puzzle_embedding_takes_the_place_of_the_register():
     with pytest.raises(ValueError, match="puzzle_ids"):
         model(x, model.initial_carry(3))
     one = model(x, model.initial_carry(3), torch.tensor([0, 1, 2]))
-    torch.testing.assert_close(one.logits, model(x, model.initial_carry(3), torch.tensor([3, 3, 3])).logits)  # all start at zero
+    other = model(x, model.initial_carry(3), torch.tensor([3, 3, 3]))
+    torch.testing.assert_close(one.logits, other.logits)  # all start at zero
     torch.nn.init.normal_(model.puzzle_embedding.weight)
     other = model(x, model.initial_carry(3), torch.tensor([0, 0, 2]))
     one = model(x, model.initial_carry(3), torch.tensor([0, 1, 2]))
@@ -89,7 +101,7 @@ def test_adaptive_run_equals_the_full_run_on_the_steps_it_takes(gate, memory_car
         )
         assert torch.equal(adaptive.step_answers[row, :steps], full.step_answers[row, :steps])
         assert torch.equal(adaptive.answers[row], full.step_answers[row, steps - 1])
-        assert bool((adaptive.halting_logits[row, :steps - 1] <= 0).all())
+        assert bool((adaptive.halting_logits[row, : steps - 1] <= 0).all())
         assert steps == 4 or adaptive.halting_logits[row, steps - 1] > 0
         assert bool((adaptive.step_answers[row, steps:] == -1).all())
 
@@ -153,7 +165,8 @@ def test_saved_model_is_rebuilt_exactly(tmp_path):
     save_pretrained(model, tmp_path / "model")
     again = from_pretrained(tmp_path / "model")
     assert again.config == model.config and not again.training
-    torch.testing.assert_close(again(tokens(), again.initial_carry(3)).logits, model(tokens(), model.initial_carry(3)).logits, rtol=0, atol=0)
+    found, expected = (one(tokens(), one.initial_carry(3)).logits for one in (again, model))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
 
 
@@ -191,6 +204,7 @@ def test_damaged_or_foreign_models_are_refused_by_name(tmp_path):
         ({"memory": {"max_step_size": 0.0}}, "greater than 0"),
         ({"parameter_budget": (2, 1)}, "swapped"),
         ({"vocab_size": 1}, "vocab_size=1"),
+        ({"learned_positions": True, "causal": True}, "learned_positions=true is for grids"),
     ],
 )
 def test_impossible_configurations_name_key_value_and_cure(changes, message):

@@ -111,7 +111,9 @@ def test_every_trainable_parameter_gets_a_gradient(memory_carry, gate, two_nets)
     output = model(tokens(), model.initial_carry(3))
     ((output.logits * torch.randn_like(output.logits)).sum() + output.halting_logits.sum()).backward()
     missing = [
-        name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)
     ]
     assert missing == []
 

@@ -15,8 +15,26 @@ from titans_trm.training.callbacks.metrics_csv import INDEX_COLUMNS, TIME_COLUMN
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # raised by torch inside Lightning 2.6
 ]
+
+
+class Ticks(DataLoader[Any]):
+    """An endless loader that has nothing to save: what a step sees is a function of the step."""
+
+    def __init__(self) -> None:
+        super().__init__(range(10**6), batch_size=None)  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def data(seed: int) -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
 
 
 class Tiny(lightning.LightningModule):
@@ -27,15 +45,15 @@ class Tiny(lightning.LightningModule):
         self.layer = nn.Linear(3, 1)
         self.slots = SimpleNamespace(examples_finished=0)
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss = self.layer(batch).square().mean()
+    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+        loss = self.layer(data(self.global_step)).square().mean()
         self.slots.examples_finished += 5
         self.log_dict({"train/loss": loss, "train/examples_per_second": torch.rand(())})
         return loss
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        values = {"val/exact_accuracy": self.layer(batch).sigmoid().mean(), "val/num_examples": 256.0}
-        self.log_dict(values)
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        values = {"val/exact_accuracy": self.layer(data(-1 - batch)).sigmoid().mean(), "val/num_examples": 256.0}
+        self.log_dict(values, batch_size=4)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["finished"] = self.slots.examples_finished
@@ -51,7 +69,7 @@ class Interrupt(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("killed")
 
@@ -67,8 +85,6 @@ def fit(
 ) -> MetricsCSV:
     torch.manual_seed(0)
     model = Tiny()
-    data = torch.randn(6 * accumulate, 4, 3)
-    loader: DataLoader[Any] = DataLoader(data, batch_size=None)  # type: ignore[arg-type]
     metrics = MetricsCSV(path, log_every_steps=every, train_examples=20)
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -84,7 +100,8 @@ def fit(
         check_val_every_n_epoch=None,
         callbacks=[metrics, *callbacks],
     )
-    trainer.fit(model, loader, loader, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+    validation: DataLoader[Any] = DataLoader(range(2), batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(model, Ticks(), validation, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     return metrics
 
 

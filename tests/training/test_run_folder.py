@@ -27,7 +27,7 @@ MANIFEST = {
     "source": "generated",
     "seed": 11,
     "split_rule": "by canonical grid",
-    "leakage": "none",
+    "leakage": {"rule": "error", "groups_shared_with_test": {"train": 0, "val": 0}, "note": None},
     "splits": {"train": {"count": 800, "sha256": "ab12"}, "val": {"count": 100, "sha256": "cd34"}},
 }
 
@@ -112,17 +112,16 @@ def test_latest_is_the_run_started_last_whatever_its_name(tmp_path: Path) -> Non
 
 
 def test_latest_orders_runs_of_one_second_by_their_suffix(tmp_path: Path) -> None:
-    for _ in range(11):
-        run = started(tmp_path / "a" / "run", "2026-01-01T10:00:00+00:00")
-    assert run.path.name == "run-11"
-    assert RunFolder.latest(tmp_path).path == run.path
+    runs = [started(tmp_path / "a" / "run", "2026-01-01T10:00:00+00:00") for _ in range(11)]
+    assert runs[-1].path.name == "run-11"
+    assert RunFolder.latest(tmp_path).path == runs[-1].path
 
 
 def test_latest_falls_back_on_file_times_without_a_readable_environment(tmp_path: Path) -> None:
     old, new = started(tmp_path / "a" / "old"), started(tmp_path / "a" / "new")
     for run, age in ((old, 1_000), (new, 10)):
         run.environment.write_text("{ damaged")
-        os.utime(run.config, (2_000_000_000 - age,) * 2)
+        os.utime(run.config, (2_000_000_000 - age, 2_000_000_000 - age))
     assert RunFolder.latest(tmp_path).path == new.path
 
 
@@ -181,6 +180,7 @@ def test_the_checklist_is_completed_at_the_end(tmp_path: Path, monkeypatch: pyte
     assert "- [x] Parameters: 9" in before
     assert "- [ ] Wall time: known when the run ends" in before
     assert "- [x] Split `val`: count 100, sha256 cd34" in before
+    assert "- [x] Leakage between splits: rule error, groups shared with test (train 0, val 0)" in before
     run.finish(summary())
     after = run.reproducibility.read_text(encoding="utf-8")
     assert "- [x] Parameters: 812,345 (812 k)" in after
@@ -188,7 +188,7 @@ def test_the_checklist_is_completed_at_the_end(tmp_path: Path, monkeypatch: pyte
     assert "exact accuracy 0.7500, 95 % interval (Wilson) 0.6570 to 0.8245, 100 examples; cross entropy 0.4" in after
     assert "- [x] Peak memory: 3.0 GiB" in after
     assert "python train.py experiment=quickstart 'data.train_file=my file.csv'  # repeat" in after
-    assert "resume=runs/q/checkpoints/last.ckpt" in after and "run_dir=" not in after
+    assert "resume=runs/q  #" in after and "run_dir=" not in after
     assert "python evaluate.py run=runs/q" in after
     assert json.loads(run.summary.read_text())["status"] == "completed"
 
@@ -202,6 +202,9 @@ def test_the_checklist_leaves_open_what_is_not_known(tmp_path: Path) -> None:
     for label in ("Model", "Data", "Wall time", "Validation", "Peak memory"):
         assert f"- [ ] {label}: not known" in text
     assert "- [x] Split `train`: 8 rows" in text
+    assert "- [ ] Leakage between splits: not known" in text
+    run.finish(summary(val={"exact_accuracy": 0.5, "num_examples": 10, "of": 40, "weights": "ema", "ci_low": 0.1}))
+    assert "0.2366 to 0.7634, 10 of 40 examples, ema weights\n" in run.reproducibility.read_text(encoding="utf-8")
     run.finish(summary(val={"exact_accuracy": 0.5}))
     assert "0.5000 (number of examples not recorded)" in run.reproducibility.read_text(encoding="utf-8")
 

@@ -10,8 +10,8 @@ from titans_trm.models.inference import Solution
 class SolveMetrics(nn.Module):
     """Accumulate over batches: accuracies, cross-entropy, depth; correct over ranks.
 
-    `exact_accuracy` and `token_accuracy` are of the full run, `*_adaptive` of stopping each example at its first positive
-    halting logit, `exact_accuracy_step_1` of a single supervision step: what recursion adds is the difference.
+    `exact_accuracy` and `token_accuracy` are of the full run, `*_adaptive` of stopping each example at its first
+    positive halting logit, `exact_accuracy_step_1` of a single supervision step: what recursion adds is the difference.
     """
 
     def __init__(self, ignore_index: int) -> None:

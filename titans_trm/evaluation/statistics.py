@@ -1,7 +1,13 @@
-"""Intervals of measured proportions."""
+"""Intervals of measured proportions and means."""
 
+from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
+
+from numpy import mean
+from scipy.stats import bootstrap
+
+_RESAMPLES = 2000  # Monte Carlo error of a 95 % end is then about a thirtieth of the interval
 
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -28,3 +34,15 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == n else (centre + spread) / scale
     return low, high
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a mean (Efron 1979), reproducible by `seed`."""
+    if len(values) < 1:
+        raise ValueError("an interval needs 1 value or more.")
+    if min(values) == max(values):
+        return values[0], values[0]  # nothing to resample; scipy would warn
+    found = bootstrap(
+        (values,), mean, confidence_level=confidence, n_resamples=_RESAMPLES, method="percentile", rng=seed
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 Gate = Literal["product", "convex", "attention_only", "memory_only"]
 MemoryCarry = Literal["reset", "cycles", "steps"]
 
-# Unknown keys are an error when a configuration is built from YAML or JSON (read by pydantic, ignored otherwise).
+# Unknown keys are an error when a configuration is built from YAML or JSON (read by `titans_trm.schema`).
 _STRICT = {"extra": "forbid"}
 
 
@@ -33,7 +33,9 @@ class MemoryConfig:
     forgetting: bool = True  # False: alpha = 0, nothing is forgotten (ablation)
     max_step_size: float = 1.0  # theta is sigmoid(.) * max_step_size / C: cap of the step of one chunk
     max_inner_grad: float = 10.0  # cap of the Frobenius norm of one token's inner gradient, per weight matrix
-    carry: MemoryCarry = "reset"  # reset: every net call starts anew; cycles: kept within a supervision step; steps: kept across
+    carry: MemoryCarry = (
+        "reset"  # reset: each net call starts anew; cycles: kept within a supervision step; steps: across
+    )
 
     def __post_init__(self) -> None:
         _at_least("memory.num_heads", self.num_heads, 1)
@@ -127,6 +129,9 @@ class TitansTRMConfig:
     causal: bool = False
     num_puzzle_ids: int = 0  # > 0: one learned embedding per puzzle id takes the register's place (ARC)
     width: int = 512  # D
+    learned_positions: bool = (
+        False  # a learned vector per cell beside the rotary positions (grids: their length is fixed)
+    )
     parameter_budget: tuple[int, int] | None = None  # lowest and highest parameter count; outside, the build fails
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -151,6 +156,11 @@ class TitansTRMConfig:
                     f"memory.carry={self.memory.carry} would let a causal model read the future: what net call r "
                     "wrote holds the tokens that call r+1 must predict. Causal models take memory.carry=reset."
                 )
+        if self.learned_positions and self.causal:
+            raise ValueError(
+                "learned_positions=true is for grids; a causal model must work beyond its training length, "
+                "so it takes learned_positions=false."
+            )
         if self.halting.unit == "token" and not self.causal:
             raise ValueError("halting.unit=token is for causal (text) models; grids take halting.unit=sequence.")
         if self.parameter_budget is not None and self.parameter_budget[0] > self.parameter_budget[1]:
@@ -176,7 +186,12 @@ class TitansTRMConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TitansTRMConfig":
         """Rebuild a configuration from `to_dict`; an unknown key is a `TypeError` that names it."""
-        parts = {"backbone": BackboneConfig, "memory": MemoryConfig, "recursion": RecursionConfig, "halting": HaltingConfig}
+        parts = {
+            "backbone": BackboneConfig,
+            "memory": MemoryConfig,
+            "recursion": RecursionConfig,
+            "halting": HaltingConfig,
+        }
         built = {name: parts[name](**value) if name in parts else value for name, value in values.items()}
         if built.get("parameter_budget") is not None:
             built["parameter_budget"] = tuple(built["parameter_budget"])

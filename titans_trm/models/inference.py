@@ -91,6 +91,4 @@ class _Record:
         assert self.logits is not None
         step_answers = None if self.step_answers is None else self.step_answers[:, :num_steps]
         answers = self.logits.argmax(dim=-1)
-        return Solution(
-            answers, self.logits, self.steps, self.halting_logits[:, :num_steps], step_answers, net_calls
-        )
+        return Solution(answers, self.logits, self.steps, self.halting_logits[:, :num_steps], step_answers, net_calls)

@@ -1,6 +1,6 @@
 """Titans memory-as-gate (arXiv 2501.00663, section 4.2): attention sees the near past exactly, memory keeps the rest.
 
-- `x~ = [p_1 .. p_P ; x]`, `y = SWA(x~)`, `m = LMM(x~)`, `o = y (x) m` (eq. 26-28); the memory reads the block's input, not y.
+- `x~ = [p_1 .. p_P ; x]`, `y = SWA(x~)`, `m = LMM(x~)`, `o = y (x) m` (eq. 26-28); the memory reads the block's input.
 - The paper leaves (x) open ("normalised, then a non-linearity"): `product` is its reading, `convex` mixes the branches,
   `attention_only` and `memory_only` are the ablations.
 - Post-norm keeps the recurrent state at unit RMS whatever the number of net calls; pre-norm is for a plain backbone.
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from titans_trm.models.attention import SlidingWindowAttention
 from titans_trm.models.config import BackboneConfig, TitansTRMConfig
-from titans_trm.models.memory import MemoryState, NeuralMemory
+from titans_trm.models.memory import NeuralMemory
+from titans_trm.models.memory_state import MemoryState
 from titans_trm.models.mlp import SwiGLU
 from titans_trm.models.norm import RMSNorm, rms_norm
 from titans_trm.models.rotary import rotary_tables
@@ -90,9 +91,7 @@ class MAGBlock(nn.Module):
         x = rms_norm(x + mixed)
         return rms_norm(x + self.mlp(x)), state
 
-    def _remember(
-        self, h: Tensor, state: MemoryState | None, return_state: bool
-    ) -> tuple[Tensor, MemoryState | None]:
+    def _remember(self, h: Tensor, state: MemoryState | None, return_state: bool) -> tuple[Tensor, MemoryState | None]:
         """Write the persistent tokens and `h` (B, N, D) to the memory and read it for `h`."""
         assert self.memory is not None
         if self.persistent is None:

@@ -1,6 +1,6 @@
 """TitansTRM: embeddings, the recursive Titans-MAG core, and the two heads. One call is one supervision step.
 
-- A value transformation: tokens and a carry in, logits and the next carry out. No optimiser, loader, logger, global state.
+- A value transformation: tokens and a carry in, logits and the next carry out. No optimiser, loader, global state.
 - Untied embeddings; one register token gives the halting head a place to read (the puzzle embedding where ids exist).
 - The register stands first for grids; for causal text it stands last, where it has seen everything.
 
@@ -40,6 +40,7 @@ class TitansTRM(nn.Module):
             self.puzzle_embedding = nn.Embedding(config.num_puzzle_ids, width)
         else:
             self.register = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(config.seq_len + 1, width)) if config.learned_positions else None
         self.recursion = TRMWrapper(config)
         self.head = nn.Linear(width, config.vocab_size, bias=False)
         self.act_head = ACTHead(width, config.halting)
@@ -74,7 +75,10 @@ class TitansTRM(nn.Module):
         else:
             register = self.register.expand(len(inputs), 1, -1)
         order = (tokens, register) if self.config.causal else (register, tokens)
-        return scale * torch.cat(order, dim=1)
+        embedded = scale * torch.cat(order, dim=1)
+        if self.positions is None:
+            return embedded
+        return 0.5**0.5 * (embedded + scale * self.positions)
 
     def initial_carry(self, batch_size: int, length: int | None = None) -> Carry:
         """Return the carry of `batch_size` new examples of `length` tokens (the configured N if not given)."""
@@ -96,7 +100,7 @@ class TitansTRM(nn.Module):
         | parameter | distribution |
         |---|---|
         | linear layers, (out, in) | normal, std 1 / sqrt(in) |
-        | token embedding, register | normal, std 1 / sqrt(D), times sqrt(D) when used |
+        | token embedding, register, positions | normal, std 1 / sqrt(D), times sqrt(D) when used |
         | puzzle embedding | zero: an unknown puzzle starts neutral |
         | persistent tokens | normal, std 1 |
         | norm gains | one |
@@ -114,6 +118,8 @@ class TitansTRM(nn.Module):
             nn.init.zeros_(self.puzzle_embedding.weight)
         else:
             nn.init.normal_(self.register, std=std)
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=std)
 
     def _check_budget(self) -> None:
         budget = self.config.parameter_budget

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titans_trm.models.config import TitansTRMConfig
-from titans_trm.models.memory import MemoryState
+from titans_trm.models.memory_state import MemoryState
 from titans_trm.models.norm import rms_norm
 from titans_trm.models.titans_mag import TitansMAG
 

@@ -1,6 +1,7 @@
 """Count floating-point operations of a model without running it: shapes alone decide them.
 
-Matrix products and attention count, 2 per multiply-add, as `torch.utils.flop_counter` defines it; element-wise work does not.
+Matrix products and attention count, 2 per multiply-add, as `torch.utils.flop_counter` defines it; element-wise work
+does not.
 """
 
 import dataclasses
@@ -36,14 +37,14 @@ class FlopCount:
 
 def count_flops(config: TitansTRMConfig) -> FlopCount:
     """Count what one example costs the model of `config`; takes seconds and no memory, whatever the size."""
-    recursion, keeps = config.recursion, config.has_memory and config.memory.carry != "reset"
+    recursion, keeps = (config.recursion, config.has_memory and config.memory.carry != "reset")
     # Recursions without gradient all cost the same once a carried memory is warm, so few of them are counted.
     counted = min(recursion.num_recursions, 2 if keeps else 1)
     few = dataclasses.replace(recursion, num_recursions=counted, checkpointing=False)
     with FakeTensorMode():
         model = TitansTRM(dataclasses.replace(config, recursion=few))
         examples, carry = make_examples(config, 1), make_carry(model, 1)
-        net_call = _count_net_call(model, model.embed(examples.inputs, examples.puzzle_ids), keeps)
+        net_call = _count_net_call(model, model.embed(examples.inputs, examples.puzzle_ids).detach(), keeps)
         loss: list[Tensor] = []
         step_forward = _count(lambda: loss.append(forward(model, examples, carry, LossConfig(), "32-true")[0]))
         step_backward = _count(lambda: loss[0].backward())

@@ -1,13 +1,14 @@
 """Time training steps and solves on the device at hand, within a budget of seconds."""
 
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, quantiles
 
 import torch
 
-from titans_trm.models.inference import solve
+from titans_trm.models.inference import Solution, solve
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.memory import TrainingSetup, prime_optimizer, train_step
 from titans_trm.profiling.training_step import autocast, make_examples
@@ -19,7 +20,7 @@ class TimingConfig:
 
     warmup: int = 3  # repetitions before the measured ones
     repeats: int = 10  # measured repetitions; fewer where they would not fit into the budget
-    budget_seconds: float = 20.0  # most time for one piece of work; a single repetition always runs to its end
+    budget_seconds: float = 10.0  # most time for one piece of work; a single repetition always runs to its end
 
     def __post_init__(self) -> None:
         if self.warmup < 0:
@@ -41,6 +42,7 @@ class Timing:
     repeats: int  # measured
     warmup: int  # run before them
     examples: int  # worked on at once
+    extrapolated: bool = False  # timed on one supervision step, times their number
 
     @property
     def examples_per_second(self) -> float:
@@ -53,21 +55,32 @@ class SolveTimings:
     """Time to solve one example at batch 1."""
 
     full: Timing  # all N_sup supervision steps
-    adaptive: Timing  # as many steps as the halting head asks for
-    adaptive_steps: int  # supervision steps that the adaptive solve ran
-    halts: bool  # False: the head never fired (untrained, as a rule), so adaptive is full and was not timed again
+    adaptive: Timing | None  # as many steps as the halting head asks for; None: a solve is too long for the budget
+    adaptive_steps: int | None  # of the adaptive solve; N_sup if the head never fired, as before training
 
 
 def time_work(
-    work: Callable[[], object], config: TimingConfig, *, examples: int = 1, device: torch.device | str = "cpu"
+    work: Callable[[], object],
+    config: TimingConfig,
+    *,
+    examples: int = 1,
+    device: torch.device | str = "cpu",
+    first: float | None = None,
 ) -> Timing:
     """Time `work`, waiting for the device after each repetition.
 
-    The first repetition tells how many fit into the budget. Work that is longer than the budget runs once, and that cold
-    repetition is the result: `warmup` is 0 then.
+    The first repetition tells how many fit into the budget. Work that is longer than the budget runs once, and that
+    cold repetition is the result: `warmup` is 0 then.
+
+    Args:
+        work: what is timed.
+        config: how often, and how long at most.
+        examples: worked on at once, for the throughput.
+        device: that `work` runs on.
+        first: seconds of a first repetition that has been run already.
     """
     device = torch.device(device)
-    first = _seconds(work, device)
+    first = _seconds(work, device) if first is None else first
     affordable = int(config.budget_seconds / max(first, 1e-9)) - 1
     if affordable < 1:
         return _timing([first], 0, examples)
@@ -78,32 +91,47 @@ def time_work(
     return _timing([_seconds(work, device) for _ in range(repeats)], warmup, examples)
 
 
-def time_training_step(model: TitansTRM, setup: TrainingSetup, config: TimingConfig) -> Timing:
-    """Time one optimiser step on one batch, forward, backward and update; changes the weights of `model`."""
+def time_training_step(
+    model: TitansTRM, setup: TrainingSetup, config: TimingConfig, first: float | None = None
+) -> Timing:
+    """Time one optimiser step on one batch, forward, backward and update; changes the weights of `model`.
+
+    `first`, if given, is the time in seconds of a step that has been run already.
+    """
     optimizer = prime_optimizer(model, setup)
     device = model.head.weight.device
-    return time_work(lambda: train_step(model, optimizer, setup), config, examples=setup.batch_size, device=device)
+    return time_work(
+        lambda: train_step(model, optimizer, setup), config, examples=setup.batch_size, device=device, first=first
+    )
 
 
 def time_solve(model: TitansTRM, setup: TrainingSetup, config: TimingConfig) -> SolveTimings:
-    """Time a full and an adaptive solve of one example, at the precision of `setup`."""
-    device = model.head.weight.device
+    """Time a full and an adaptive solve of one example, at the precision of `setup`.
+
+    A full solve is N_sup equal supervision steps: where it would not fit into the budget, single steps are timed and
+    multiplied.
+    """
+    device, most = model.head.weight.device, model.config.halting.max_supervision_steps
     examples = make_examples(model.config, 1, device)
 
-    def run(adaptive: bool) -> torch.Tensor:
+    def run(steps: int, adaptive: bool = False) -> None:
         with autocast(device.type, setup.precision):
-            solution = solve(model, examples.inputs, examples.puzzle_ids, adaptive=adaptive)
-        halting.append(solution.halting_logits)
-        return solution.steps
+            last.append(solve(model, examples.inputs, examples.puzzle_ids, adaptive=adaptive, max_steps=steps))
 
-    halting: list[torch.Tensor] = []
-    full = time_work(lambda: run(adaptive=False), config, device=device)
-    # The last step of a full solve ends it anyway: only a logit above 0 before it saves work.
-    halts = bool((halting[0][:, :-1] > 0).any())
-    if not halts:
-        return SolveTimings(full, full, model.config.halting.max_supervision_steps, halts)
-    steps = int(run(adaptive=True).item())
-    return SolveTimings(full, time_work(lambda: run(adaptive=True), config, device=device), steps, halts)
+    last: deque[Solution] = deque(maxlen=1)
+    if most * _seconds(lambda: run(1), device) > config.budget_seconds:
+        return SolveTimings(_scaled(time_work(lambda: run(1), config, device=device), most), None, None)
+    full = time_work(lambda: run(most), config, device=device)
+    # The last step ends a solve anyway: only a logit above 0 before it saves work.
+    if not (last[0].halting_logits[:, :-1] > 0).any():
+        return SolveTimings(full, full, most)
+    adaptive = time_work(lambda: run(most, adaptive=True), config, device=device)
+    return SolveTimings(full, adaptive, int(last[0].steps.item()))
+
+
+def _scaled(timing: Timing, factor: int) -> Timing:
+    values = {name: factor * getattr(timing, name) for name in ("p50", "p95", "p99", "mean")}
+    return replace(timing, **values, extrapolated=True)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

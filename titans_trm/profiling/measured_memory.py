@@ -14,8 +14,8 @@ def measure_training_peak(model: TitansTRM, setup: TrainingSetup) -> int | None:
     """Return the peak in bytes of one training step of `model`, or None where the device keeps no record (MPS).
 
     On CUDA the allocator's own peak, on a CPU the sum of its records, scratch memory of kernels included: both are
-    independent of how the peak is predicted. The EMA copy is added where `setup.ema` asks for one; the CUDA context is not
-    seen by the allocator and stays out. The step changes weights: hand over a model that is not needed any more.
+    independent of how the peak is predicted. The EMA copy is added where `setup.ema` asks for one; the CUDA context is
+    not seen by the allocator and stays out. The step changes weights: hand over a model that is not needed any more.
     """
     device = model.head.weight.device.type
     if device not in ("cpu", "cuda"):

@@ -61,13 +61,12 @@ def _setup_title(entry: Mapping[str, Any]) -> str:
 
 
 def _timings(result: Mapping[str, Any]) -> Table:
-    title = f"Time on {result['device']}, ms" + ("" if result["halts"] else " (the halting head never fires: adaptive = full)")
-    table = _table(title, "", "p50", "p95", "p99", "repeats", "examples/s")
-    for name, t in (result["timings"] or {}).items():
-        repeats = f"{t['repeats']}" if t["warmup"] else f"{t['repeats']}, cold"
-        table.add_row(
-            name.replace("_", " "), *(f"{t[p]:,.1f}" for p in ("p50", "p95", "p99")), repeats, f"{t['examples_per_second']:.3g}"
-        )
+    table = _table(f"Time on {result['device']}, ms", "", "p50", "p95", "p99", "examples/s", "repeats")
+    for name, t in result["timings"].items():
+        times = (f"{t[point]:,.1f}" for point in ("p50", "p95", "p99"))
+        how = f"{t['repeats']}{'' if t['warmup'] else ', cold'}{', of one step each' if t['extrapolated'] else ''}"
+        batch = f" of {t['examples']}" if t["examples"] > 1 else ""
+        table.add_row(name.replace("_", " ") + batch, *times, f"{t['examples_per_second']:.3g}", how)
     return table
 
 

@@ -1,5 +1,6 @@
 """Objects from a run's configuration, in one place: model, module, data module, callbacks, trainer."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from titans_trm.training.callbacks.checkpoints import RunCheckpoints
 from titans_trm.training.callbacks.curves import LearningCurves
 from titans_trm.training.callbacks.ema import EMA
 from titans_trm.training.callbacks.metrics_csv import MetricsCSV
+from titans_trm.training.callbacks.pace import Pace
 from titans_trm.training.callbacks.progress import TrainingProgress
 from titans_trm.training.callbacks.report import TrainingReport
 from titans_trm.training.callbacks.stopping import StopCleanly
@@ -88,11 +90,18 @@ def build_trainer(config: RunConfig, folder: Path, train_examples: int) -> light
     )
 
 
+def continue_command(config: RunConfig) -> str:
+    """Return what to type to continue a run: the overrides it was started with, and its folder."""
+    kept = [override for override in config.overrides if not override.startswith("resume=")]
+    return " ".join(["python train.py", *map(shlex.quote, [*kept, f"resume={config.run_dir}"])])
+
+
 def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Callback]:
     trainer = config.trainer
     checkpoints = RunCheckpoints(
         folder / "checkpoints", every_steps=trainer.checkpoint_every_steps, val_every_steps=trainer.val_every_steps
     )
+    progress = TrainingProgress(max_minutes=trainer.max_time)
     # Order matters: the average is updated first, the report is made from it, checkpoints see everything.
     found: list[Callback] = []
     if trainer.ema_decay is not None:
@@ -100,8 +109,9 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
     found += [
         TrainingReport(every_steps=trainer.log_every_steps, train_examples=train_examples),
         MetricsCSV(folder / "metrics.csv", log_every_steps=trainer.log_every_steps, train_examples=train_examples),
-        TrainingProgress(max_minutes=trainer.max_time),
-        LearningCurves(folder / "metrics.csv", folder / "curves.png"),
+        progress,
+        Pace(progress, max_minutes=trainer.max_time, command=continue_command(config)),
+        LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment),
     ]
     if trainer.early_stopping_patience is not None:
         found.append(

@@ -1,8 +1,10 @@
 """What this process runs on: facts for `hardware: auto`, precision, threads."""
 
 import dataclasses
+import logging
 import resource
 import sys
+import warnings
 from typing import TypeVar
 
 import lightning
@@ -41,8 +43,22 @@ def run_precision(config: RunConfig) -> Precision:
     return resolve_precision(named, config.hardware.name, hardware_facts())
 
 
+def device_of(config: EvaluateConfig) -> torch.device:
+    """Return the one device that inference runs on."""
+    names = {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}
+    if config.hardware.accelerator == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(names[config.hardware.accelerator])
+
+
 def prepare(config: RunConfig) -> None:
-    """Set what holds for the whole process: threads, seeds, TF32."""
+    """Set what holds for the whole process: threads, seeds, TF32, and a quiet Lightning."""
+    # Its notices (no TPU, a tip of the day) say nothing about this run; its warnings stay.
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning.*")  # torch deprecates, Lightning lags
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are in memory already
     if config.trainer.num_threads is not None:
         torch.set_num_threads(config.trainer.num_threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)

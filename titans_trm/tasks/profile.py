@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import platform
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, 
     `exit_status: 3`.
     """
     console = console or Console()
+    path = _new_file(Path(config.run_dir))
     here, preset = _for_this_machine(config), _for_preset(config)
     device = torch.device(_DEVICES[here.hardware.name])
     if here.trainer.num_threads:
@@ -61,7 +64,8 @@ def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, 
     result["budgets"] = _budgets(config.profile.budgets, result, config.profile.memory_for)
     if config.profile.strict and any(budget["ok"] is False for budget in result["budgets"].values()):
         result["exit_status"] = BUDGET_BROKEN
-    path = _write_new(Path(config.run_dir), result | {"overrides": config.overrides, "config": config.to_dict()})
+    saved = result | {"overrides": config.overrides, "config": config.to_dict()}
+    path.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
     print_profile(result, console)
     print_plain(console, str(path))
     return result
@@ -125,21 +129,30 @@ def _measure(config: ProfileConfig, model: TitansTRM) -> dict[str, Any]:
     settings, setup = config.profile, _setup(config)
     if not settings.measure:
         nothing = {"p50": None, "p95": None, "p99": None}
-        return {"latency_ms": nothing, "throughput": None, "timings": None, "halts": True, "measured_bytes": None}
+        return {"latency_ms": nothing, "throughput": None, "timings": {}, "measured_bytes": None}
     timing = TimingConfig(warmup=settings.warmup, repeats=settings.repeats)
     solves: SolveTimings = time_solve(model, setup, timing)
-    step: Timing = time_training_step(model, setup, timing)
-    timings = {"training_step": step, "full_solve": solves.full, "adaptive_solve": solves.adaptive}
+    start = time.perf_counter()
+    measured_bytes = measure_training_peak(model, setup)
+    # Where one step takes longer than all the timing may, the measured one is the timed one.
+    first = None if measured_bytes is None else time.perf_counter() - start
+    step: Timing = time_training_step(model, setup, timing, first)
+    timings: dict[str, Timing | None] = {
+        "training_step": step,
+        "full_solve": solves.full,
+        "adaptive_solve": solves.adaptive,
+    }
     return {
         # Of one full solve at batch 1: what a person waits for one answer.
         "latency_ms": {"p50": solves.full.p50, "p95": solves.full.p95, "p99": solves.full.p99},
         "throughput": step.examples_per_second,  # supervision steps of one example, trained, per second
         "timings": {
-            name: dataclasses.asdict(t) | {"examples_per_second": t.examples_per_second} for name, t in timings.items()
+            name: dataclasses.asdict(t) | {"examples_per_second": t.examples_per_second}
+            for name, t in timings.items()
+            if t is not None
         },
-        "halts": solves.halts,
         "adaptive_steps": solves.adaptive_steps,
-        "measured_bytes": measure_training_peak(model, setup),
+        "measured_bytes": measured_bytes,
     }
 
 
@@ -166,20 +179,18 @@ def _device_name(device: torch.device) -> str:
     return f"{platform.machine()} {device.type}, {torch.get_num_threads()} threads"
 
 
-def _write_new(folder: Path, values: dict[str, Any]) -> Path:
-    """Write `profile.json` into `folder`, or into `folder-2`, `folder-3`, ... where one lies already."""
-    text = json.dumps(values, indent=2) + "\n"
+def _new_file(folder: Path) -> Path:
+    """Return the path of a new `profile.json` in `folder`, or in `folder-2`, `folder-3`, ... where one lies already."""
     for number in itertools.count(1):
         path = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}")) / "profile.json"
+        if path.exists():
+            continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            continue
+            with tempfile.TemporaryFile(dir=path.parent):
+                return path
         except OSError as error:
             raise InputError(
                 f"{path} cannot be written ({error.strerror}); set TITANS_TRM_RUN_DIR to a folder that can."
             ) from error
-        return path
     raise AssertionError("itertools.count ended.")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     trainer = build_trainer(config, folder.path, len(data.train))
     try:
         with shared_run_dir(folder.path):
-            status, stop = _fit(trainer, module, datamodule, point)
-        summary = _summarise(config, folder, data, module, datamodule, trainer, status, time.monotonic() - started)
+            stop = _fit(trainer, module, datamodule, point)
+        summary = _summarise(config, folder, data, module, datamodule, trainer, stop, time.monotonic() - started)
     except Exception as error:
         _record_failure(config, folder, model, trainer, error, time.monotonic() - started)
         raise
@@ -69,7 +70,9 @@ def _with_affordable_validation(config: RunConfig) -> RunConfig:
     affordable = affordable_val_examples(trainer, config.model.recursion, config.model.halting)
     if affordable >= trainer.val_examples:
         return config
-    logger.info("validating %d examples, not %d: val_time_share=%g", affordable, trainer.val_examples, trainer.val_time_share)
+    logger.info(
+        "validating %d examples, not %d: val_time_share=%g", affordable, trainer.val_examples, trainer.val_time_share
+    )
     return dataclasses.replace(config, trainer=dataclasses.replace(trainer, val_examples=affordable))
 
 
@@ -116,9 +119,10 @@ def _introduce(
     limit = f", at most {trainer.max_time:g} minutes" if trainer.max_time is not None else ""
     lines = {
         "model": f"{config.model.name}, {format_count(model.num_params())} parameters, "
-        f"{model.net_calls_per_step} net calls a step, up to {model.config.halting.max_supervision_steps} steps an example",
-        "data": f"{data.spec.name} ({data.manifest['source']}): {len(data.train):,} train, {len(data.val):,} validation, "
-        f"{test:,} test (untouched)",
+        f"{model.net_calls_per_step} net calls a step, "
+        f"up to {model.config.halting.max_supervision_steps} steps an example",
+        "data": f"{data.spec.name} ({data.manifest['source']}): {len(data.train):,} train, "
+        f"{len(data.val):,} validation, {test:,} test (untouched)",
         "device": f"{hardware.name}, {trainer.precision}, {torch.get_num_threads()} CPU threads",
         "memory": f"{format_bytes(predicted.total_bytes)} predicted for training",
         "training": f"{trainer.max_steps:,} steps of {trainer.batch_size * trainer.accumulate} slots{limit}; "
@@ -132,15 +136,17 @@ def _introduce(
 
 def _fit(
     trainer: lightning.Trainer, module: TRMModule, datamodule: SlotDataModule, point: ResumePoint | None
-) -> tuple[str, StopTraining | None]:
-    """Train; return the status and, if training ended before its last step, why."""
+) -> StopTraining | None:
+    """Train; return why training ended before its last step, if it did."""
     try:
         trainer.fit(
             module, datamodule=datamodule, ckpt_path=point.checkpoint if point is not None else None, weights_only=True
         )
     except StopTraining as stop:
-        return "stopped", stop
-    return "completed", None
+        return stop
+    except SystemExit as error:  # what Lightning makes of Ctrl-C, with a status of its own
+        raise KeyboardInterrupt from error
+    return None
 
 
 def _summarise(
@@ -150,19 +156,18 @@ def _summarise(
     module: TRMModule,
     datamodule: SlotDataModule,
     trainer: lightning.Trainer,
-    status: str,
+    stop: StopTraining | None,
     seconds: float,
 ) -> dict[str, Any]:
     train_metrics = _logged(trainer, "train")
     best = folder.best_checkpoint if folder.best_checkpoint.is_file() else folder.last_checkpoint
-    interrupted = status == "stopped" and config.trainer.max_time is None
-    if interrupted:
+    if stop is not None and stop.by_signal:
         val = _logged(trainer, "val")  # whoever stops a run is not kept waiting
     else:
         val = _validate_best(config, best, data, module, datamodule, seconds)
     assert module.slots is not None
     return {
-        "status": status,
+        "status": "completed" if stop is None else "stopped",
         "experiment": config.experiment,
         "run_dir": str(folder.path),
         "parameters": module.model.num_params(),
@@ -205,7 +210,7 @@ def _validate_best(
         "ci_low": low,
         "ci_high": high,
         "token_accuracy": float(solved.token_accuracy.mean()),
-        "cross_entropy": solved.cross_entropy,
+        "cross_entropy": float(solved.cross_entropy.mean()),
         "exact_accuracy_adaptive": float(adaptive.exact.float().mean()),
         "mean_supervision_steps_adaptive": float(adaptive.steps.float().mean()),
         "net_calls": solved.net_calls,
@@ -260,7 +265,7 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
     lines = {"training": f"{summary['global_step']:,} steps in {format_duration(summary['wall_seconds'])}"}
     if stop is not None:
         lines["stopped"] = stop.reason
-        lines["continue"] = f"python train.py experiment={config.experiment} resume={summary['run_dir']}"
+        lines["continue"] = _command_to_continue(config, summary["run_dir"])
     if "ci_low" in val:
         lines["validation"] = (
             f"{100 * val['exact_accuracy']:.1f} % exact [{100 * val['ci_low']:.1f}, {100 * val['ci_high']:.1f}] "
@@ -270,3 +275,10 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
         lines["next"] = f"python evaluate.py run={summary['run_dir']}"
     lines["memory"] = f"{format_bytes(summary['peak_memory_bytes'])} at the peak"
     print_header(f"{config.experiment}: {summary['status']}", lines)
+
+
+def _command_to_continue(config: RunConfig, run_dir: str) -> str:
+    """Return the command that was typed, with `resume=` in place of what named a folder."""
+    own = ("resume", "run_dir")
+    typed = [override for override in config.overrides if override.lstrip("+").partition("=")[0] not in own]
+    return shlex.join(["python", "train.py", *typed, f"resume={run_dir}"])

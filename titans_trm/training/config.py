@@ -4,8 +4,8 @@ The dataclasses are the schema of `conf/`: an unknown key, a wrong type or an im
 """
 
 import re
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
 from titans_trm.losses.config import LossConfig
@@ -26,6 +26,7 @@ class ModelSettings:
 
     name: str = "custom"  # of the preset; shown in summaries
     width: int = 512  # D
+    learned_positions: bool = False  # add a learned vector per cell to the rotary positions (grids only)
     parameter_budget: tuple[int, int] | None = None  # lowest and highest parameter count; outside, the build fails
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -44,6 +45,7 @@ class ModelSettings:
             causal=causal,
             num_puzzle_ids=num_puzzle_ids,
             width=self.width,
+            learned_positions=self.learned_positions,
             parameter_budget=self.parameter_budget,
             backbone=self.backbone,
             memory=self.memory,
@@ -77,7 +79,6 @@ class TrainerConfig:
     val_time_share: float = 0.1  # share of the run's time the last validation may take; above it, the subset again
     val_batch_size: int | None = None  # examples of one validation batch; null = batch_size
     checkpoint_every_steps: int = 500  # steps between writes of checkpoints/last.ckpt
-    keep_checkpoints: int = 2  # checkpoints kept beside the best one: a damaged last one can be skipped
     log_every_steps: int = 10  # steps between rows of metrics.csv
     early_stopping_patience: int | None = (
         None  # validations without a better exact accuracy before the end; null = never
@@ -88,7 +89,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         for key in ("max_steps", "batch_size", "accumulate", "val_every_steps", "val_examples"):
             _at_least(key, getattr(self, key), 1)
-        for key in ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps"):
+        for key in ("checkpoint_every_steps", "log_every_steps"):
             _at_least(key, getattr(self, key), 1)
         for key in ("val_batch_size", "early_stopping_patience", "num_threads"):
             _at_least(key, getattr(self, key), 1)
@@ -166,18 +167,6 @@ class RunConfig:
         """Return plain dicts, lists, texts and numbers: for YAML, JSON and `weights_only=True` checkpoints."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
-    def moved_to(self, run_dir: str) -> Self:
-        """Return the same configuration with another run folder, also inside its callbacks and loggers."""
-
-        def moved(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: moved(item) for key, item in value.items()}
-            if isinstance(value, str) and (value == self.run_dir or value.startswith(f"{self.run_dir}/")):
-                return run_dir + value[len(self.run_dir) :]
-            return value
-
-        return replace(self, run_dir=run_dir, callbacks=moved(self.callbacks), logger=moved(self.logger))
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -190,7 +179,6 @@ class EvaluateConfig:
     split: Literal["val", "test"] = "val"  # whose examples are scored; never the training set
     file: str | None = None  # score this puzzle file instead of a split
     final: bool = False  # unlocks split=test: every look at the test set is written down in the run folder
-    strict: bool = False  # exit with status 3 when a criterion is not met
     batch_size: int = 64  # examples solved at once
     max_examples: int | None = None  # score a fixed, seeded subset of this size; null = all
     halting: Literal["both", "full", "adaptive"] = (

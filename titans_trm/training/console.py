@@ -7,6 +7,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+_ROUNDS_UP = 0.9995  # of a unit: in three digits that is 1 of the unit, not 1000 of the one below
+
 
 def print_header(title: str, lines: Mapping[str, str], console: Console | None = None) -> None:
     """Show what is about to happen: `lines` maps a label (model, data, device, ...) to its description.
@@ -34,7 +36,7 @@ def print_plain(console: Console, line: str) -> None:
 def format_count(value: float) -> str:
     """Return a count in three digits: `812`, `25.1 M`."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
+        if abs(value) >= limit * _ROUNDS_UP:
             return f"{value / limit:.3g} {unit}"
     return f"{value:g}"
 
@@ -49,7 +51,7 @@ def format_bytes(value: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Return seconds in two units: `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

@@ -6,6 +6,7 @@ their examples from the stream themselves. An epoch is therefore a count of exam
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import lightning
 import torch
@@ -56,7 +57,7 @@ class SlotDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[int]:
         """Return the endless tick that drives Lightning's loop."""
-        return DataLoader(_Ticks(), batch_size=None)
+        return _TickLoader(_Ticks(), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return batches of the fixed validation subset."""
@@ -95,3 +96,14 @@ def seeded_subset(examples: ExampleSet, size: int, seed: int) -> ExampleSet:
 class _Ticks(IterableDataset[int]):
     def __iter__(self) -> Iterator[int]:
         return itertools.count()
+
+
+class _TickLoader(DataLoader[int]):
+    """A loader that can be resumed anywhere, since it holds nothing: Lightning warns about any other."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take nothing."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from titans_trm.data.batch import Batch
@@ -76,6 +77,10 @@ class TRMModule(lightning.LightningModule):
         if self._restored is not None:
             self.slots.load_state_dict(self._restored["slots"], self.device)
             self.running.load_state_dict(self._restored["running"])
+
+    def on_train_start(self) -> None:
+        """Go on with the saved random state, only now: the data loaders have drawn from it meanwhile."""
+        if self._restored is not None:
             torch.set_rng_state(self._restored["rng"].cpu())
             self._restored = None
 
@@ -106,10 +111,11 @@ class TRMModule(lightning.LightningModule):
         squares = [p.grad.detach().float().square().sum() for p in self.model.parameters() if p.grad is not None]
         self.running.add("grad_norm", torch.stack(squares).sum().sqrt())
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser and its schedule, one rate per group, one step per optimiser step."""
-        # Lightning unscales fp16 gradients before clipping, which the fused AdamW kernel does not allow.
-        fused = False if self.trainer.precision == "16-mixed" else None
+        # Under mixed precision, bf16 included, Lightning refuses to clip the gradients of a fused AdamW, which would
+        # unscale them by itself.
+        fused = False if self.trainer.precision in ("16-mixed", "bf16-mixed") else None
         optimizer = build_optimizer(self.model, self.optimizer_config, fused=fused)
         scheduler = build_scheduler(optimizer, self.scheduler_config, self.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -129,7 +135,7 @@ class TRMModule(lightning.LightningModule):
             self._restored = checkpoint[PROGRESS_KEY]
 
     def _loss(self, output: ModelOutput, examples: Batch) -> LossTerms:
-        gather = functools.partial(self.all_gather, sync_grads=True) if self.trainer.world_size > 1 else None
+        gather: Any = functools.partial(self.all_gather, sync_grads=True) if self.trainer.world_size > 1 else None
         return compute_loss(
             output.logits,
             output.halting_logits,

@@ -14,6 +14,7 @@ from titans_trm.training.console import format_bytes, format_count, format_durat
 
 Values = Mapping[str, Any]
 _LATER = "known when the run ends"
+_SAID = ("exact_accuracy", "num_examples", "of", "weights", "ci_low", "ci_high")  # by the first sentence on validation
 _CLASHING = ("resume=", "run_dir=")  # of the first command; the commands below name their own
 
 
@@ -62,18 +63,19 @@ def _data(manifest: Values) -> list[str]:
     items = [
         _item("Data", source if "task" in manifest else None),
         _item("Split rule", manifest.get("split_rule")),
-        _item("Leakage between splits", manifest.get("leakage")),
+        _item("Leakage between splits", _facts(manifest.get("leakage"))),
     ]
     splits = manifest.get("splits") or {}
     items += [_item(f"Split `{name}`", _facts(about)) for name, about in splits.items()]
     return [*items, _item("Checksums of every file and split", "`data_manifest.json`" if manifest else None)]
 
 
-def _facts(about: Any) -> str:
+def _facts(about: Any) -> str | None:
+    """Return nested names and values in one line."""
     if not isinstance(about, Mapping):
-        return str(about)
-    plain = {key: value for key, value in about.items() if isinstance(value, str | int | float)}
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in plain.items())
+        return None if about is None else str(about)
+    parts = [(key.replace("_", " "), value) for key, value in about.items() if value is not None]
+    return ", ".join(f"{key} ({_facts(v)})" if isinstance(v, Mapping) else f"{key} {_facts(v)}" for key, v in parts)
 
 
 def _randomness(config: Values, manifest: Values, environment: Values) -> list[str]:
@@ -135,14 +137,12 @@ def _validation(val: Values) -> str | None:
         return None
     if not n:
         return f"exact accuracy {accuracy:.4f} (number of examples not recorded)"
-    low, high = wilson_interval(accuracy * n, round(n))
-    others = ", ".join(
-        f"{name.replace('_', ' ')} {value:.4g}"
-        for name, value in val.items()
-        if name not in ("exact_accuracy", "num_examples") and isinstance(value, int | float)
-    )
-    text = f"exact accuracy {accuracy:.4f}, 95 % interval (Wilson) {low:.4f} to {high:.4f}, {round(n)} examples"
-    return f"{text}; {others}" if others else text
+    low, high = wilson_interval(min(accuracy * n, n), round(n))
+    whole = f" of {val['of']}" if val.get("of") is not None else ""
+    weights = f", {val['weights']} weights" if val.get("weights") else ""
+    text = f"exact accuracy {accuracy:.4f}, 95 % interval (Wilson) {low:.4f} to {high:.4f}, {round(n)}{whole} examples"
+    others = {name: value for name, value in val.items() if name not in _SAID and isinstance(value, int | float)}
+    return "; ".join([text + weights, *(f"{name.replace('_', ' ')} {value:.4g}" for name, value in others.items())])
 
 
 def _commands(run_dir: Path, overrides: list[str]) -> list[str]:
@@ -153,7 +153,7 @@ def _commands(run_dir: Path, overrides: list[str]) -> list[str]:
         "",
         "```bash",
         f"{shlex.join(repeat)}  # repeat, in a new run folder",
-        f"{shlex.join([*repeat, f'resume={folder}/checkpoints/last.ckpt'])}  # go on where the last checkpoint stands",
+        f"{shlex.join([*repeat, f'resume={folder}'])}  # go on where the last checkpoint stands",
         f"{shlex.join(['python', 'evaluate.py', f'run={folder}'])}  # validation metrics of the averaged weights",
         "```",
     ]

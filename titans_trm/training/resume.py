@@ -14,7 +14,18 @@ from titans_trm.training.config import RunConfig
 from titans_trm.training.run_folder import RunFolder
 
 # A change of any of these would make the rest of the run another run.
-_FIXED = ("seed", "data", "model", "loss", "optimizer.name", "trainer.batch_size", "trainer.accumulate", "trainer.ema_decay")
+_FIXED = (
+    "seed",
+    "data",
+    "model",
+    "loss",
+    "optimizer.name",
+    "trainer.batch_size",
+    "trainer.accumulate",
+    "trainer.ema_decay",
+)
+# Where things lie and what was typed: no part of what is trained.
+_IGNORED = ("run_dir", "resume", "overrides", "data.cache_dir", "logger")
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +41,9 @@ class ResumePoint:
 def find_resume_point(config: RunConfig) -> ResumePoint | None:
     """Return where `config.resume` says to go on, or None to start anew.
 
-    `auto` continues the run folder itself if it holds a checkpoint (a requeued job with `TITANS_TRM_RUN_DIR`), else the newest
-    run of the experiment that did not complete, else starts anew. `latest` is the newest run of the experiment. A path is
-    a run folder or a checkpoint inside one.
+    `auto` continues the run folder itself if it holds a checkpoint (a requeued job with `TITANS_TRM_RUN_DIR`), else the
+    newest run of the experiment that did not complete, else starts anew. `latest` is the newest run of the experiment.
+    A path is a run folder or a checkpoint inside one.
 
     Raises:
         InputError: there is nothing to resume where the user asked for it, or the checkpoints are damaged.
@@ -42,12 +53,14 @@ def find_resume_point(config: RunConfig) -> ResumePoint | None:
     root = Path(config.run_dir).parent
     if config.resume == "auto":
         own = RunFolder(config.run_dir)
-        if own.config.is_file() and own.has_checkpoint:
-            return _point(own)
+        point = _point_if_any(own) if own.config.is_file() else None
+        if point is not None:
+            return point
         try:
-            return _point(RunFolder.latest(root, unfinished=True, with_checkpoint=True))
+            newest = RunFolder.latest(root, unfinished=True, with_checkpoint=True)
         except InputError:
             return None
+        return _point_if_any(newest)
     if config.resume == "latest":
         return _point(RunFolder.latest(root, with_checkpoint=True))
     path = Path(config.resume)
@@ -64,7 +77,7 @@ def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> None:
         InputError: something differs that a run cannot change half-way, such as the model.
     """
     then = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    changed = [(key, old, new) for key, old, new in _differences(then, now) if not key.startswith(("run_dir", "resume"))]
+    changed = [(key, old, new) for key, old, new in _differences(then, now) if not key.startswith(_IGNORED)]
     lines = [f"{key}: {old} -> {new}" for key, old, new in changed]
     fatal = [line for line in lines if line.startswith(_FIXED)]
     if fatal:
@@ -77,10 +90,15 @@ def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> None:
 
 
 def _point(folder: RunFolder) -> ResumePoint:
-    checkpoint = newest_readable(folder.checkpoints)
-    if checkpoint is None:
+    point = _point_if_any(folder)
+    if point is None:
         raise InputError(f"{folder.path} has no last.ckpt to resume from; start a new run.")
-    return ResumePoint(folder, checkpoint)
+    return point
+
+
+def _point_if_any(folder: RunFolder) -> ResumePoint | None:
+    checkpoint = newest_readable(folder.checkpoints)
+    return None if checkpoint is None else ResumePoint(folder, checkpoint)
 
 
 def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,5 +1,6 @@
 """Means over the steps since the last report, kept on the device so that no step waits for a number."""
 
+import math
 from typing import Any
 
 import torch
@@ -22,13 +23,14 @@ class RunningMeans:
         self._sums[name] = (total, count)
 
     def report(self) -> dict[str, float]:
-        """Return the means and forget them; a mean without weight is left out (no example finished, say)."""
+        """Return the means and forget them; one without weight (no example finished, say) is NaN, not an old value."""
         if not self._sums:
             return {}
         packed = torch.stack([torch.stack(pair) for pair in self._sums.values()]).tolist()
         names = list(self._sums)
         self._sums = {}
-        return {name: total / count for name, (total, count) in zip(names, packed, strict=True) if count > 0}
+        pairs = zip(names, packed, strict=True)
+        return {name: total / count if count > 0 else math.nan for name, (total, count) in pairs}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums as plain tensors."""

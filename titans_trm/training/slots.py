@@ -1,4 +1,4 @@
-"""The static batch of examples under way: each slot is at its own supervision step and takes a new example when it halts.
+"""The static batch of examples under way: each slot is at its own supervision step and is refilled when it halts.
 
 Examples are never drawn and thrown away, shapes never change, and everything that decides what happens next (slot
 contents, carry, drawn minimum steps, position in the data, random state) is in `state_dict`.
@@ -125,7 +125,7 @@ class Slots:
         self.halted = halting_decision(
             output.halting_logits.detach(), output.carry.steps, self.min_steps, config, training=True
         )
-        self.examples_finished += int(self.halted.sum())  # waits for a GPU: which slots need a new example is needed now
+        self.examples_finished += int(self.halted.sum())  # waits for a GPU: the slots to refill must be known now
         return Finished(self.halted, output.carry.steps)
 
     def state_dict(self) -> dict[str, Any]:

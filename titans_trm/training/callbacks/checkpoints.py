@@ -12,8 +12,9 @@ from titans_trm.training.checkpoint_io import BEST, LAST
 class RunCheckpoints(Checkpoint):
     """Keep the last state, to resume from, and the best by `val/exact_accuracy`, to evaluate.
 
-    Of equal accuracies the one with the lower cross-entropy wins. Where a validation is due, `last.ckpt` is written after it,
-    so that a resumed run neither repeats nor skips one. Paths are relative to the run folder: a moved run still resumes.
+    Of equal accuracies the one with the lower cross-entropy wins. Where a validation is due, `last.ckpt` is written
+    after it, so that a resumed run neither repeats nor skips one. Paths are relative to the run folder: a moved run
+    still resumes.
 
     Args:
         folder: the run's `checkpoints/`.
@@ -33,7 +34,8 @@ class RunCheckpoints(Checkpoint):
     ) -> None:
         """Write `last.ckpt` where it is due and no validation follows."""
         step = trainer.global_step
-        if (step % self.every_steps == 0 or step >= trainer.max_steps) and not self.validation_follows(trainer):
+        due = step % self.every_steps == 0 or step >= trainer.max_steps
+        if due and at_step_boundary(pl_module) and not self.validation_follows(trainer):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -64,3 +66,9 @@ class RunCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the best result so far."""
         self.best = state_dict["best"]
+
+
+def at_step_boundary(module: lightning.LightningModule) -> bool:
+    """Tell whether no gradient is half accumulated; always true for a module without slots."""
+    slots = getattr(module, "slots", None)
+    return slots is None or slots.at_step_boundary

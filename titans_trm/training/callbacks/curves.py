@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ _TRAIN, _VAL, _OTHER = "#1f77b4", "#d95f02", "#7a7a7a"  # told apart by colour-b
 _SMOOTHING_POINTS = 60  # a curve with more points gets a running mean on top
 _SIZE = (11.0, 7.5)  # inches
 _DPI = 110
+_LEGEND_ROOM = 1.25  # height of a panel with two axes, in heights of its curves
 
 
 class LearningCurves(Callback):
@@ -106,9 +108,8 @@ def _draw_loss(axis: "Axes", columns: Columns) -> None:
     _line(axis, points(columns, "train", "loss"), "train, total", _TRAIN)
     _line(axis, points(columns, "train", "cross_entropy"), "train, cross-entropy", "#17a2a2")
     _line(axis, points(columns, "train", "halting_loss"), "train, halting", _OTHER)
-    _line(axis, points(columns, "val", "cross_entropy"), "validation, cross-entropy", _VAL, marker="o")
-    values = [value for line in axis.get_lines() for value in line.get_ydata()]
-    if values and min(values) > 0:
+    _line(axis, points(columns, "val", "cross_entropy", of_subset=True), "validation, cross-entropy", _VAL, marker="o")
+    if axis.get_lines() and axis.dataLim.ymin > 0:
         axis.set_yscale("log")
     axis.set_title("Loss")
     axis.set_ylabel("loss (nats per cell)")
@@ -126,7 +127,7 @@ def _draw_accuracy(axis: "Axes", columns: Columns) -> None:
             _with_interval(axis, chosen, round(count), (_VAL, "#7b3294")[index > 0])
     else:
         _line(axis, (steps, shares), "validation", _VAL, marker="o")
-    adaptive = points(columns, "val", "exact_accuracy_adaptive")
+    adaptive = points(columns, "val", "exact_accuracy_adaptive", of_subset=True)
     _line(axis, adaptive, "validation, adaptive halting", _OTHER, marker=".", style=":")
     axis.set_ylim(-0.02, 1.02)
     axis.set_title("Exact accuracy")
@@ -151,7 +152,7 @@ def _with_interval(axis: "Axes", chosen: list[tuple[float, float]], count: int, 
 
 def _draw_halting(axis: "Axes", columns: Columns) -> None:
     _line(axis, points(columns, "train", "mean_supervision_steps"), "train, steps", _TRAIN)
-    adaptive = points(columns, "val", "mean_supervision_steps_adaptive")
+    adaptive = points(columns, "val", "mean_supervision_steps_adaptive", of_subset=True)
     _line(axis, adaptive, "validation (adaptive), steps", _VAL, marker="o")
     axis.set_ylim(bottom=0)
     axis.set_title("Thinking and halting")
@@ -176,13 +177,19 @@ def _draw_speed(axis: "Axes", columns: Columns) -> None:
     _legend(axis, right)
 
 
-def points(columns: Columns, split: str, name: str) -> Points:
-    """Return steps and finite values of metric `name` in the rows of `split`."""
-    rows = zip(columns.get("step", []), columns.get("split", []), columns.get(name, []), strict=False)
-    found = [
-        (step, value) for step, of, value in rows if of == split and value is not None and abs(value) < float("inf")
-    ]
-    return [step for step, _ in found], [value for _, value in found]
+def points(columns: Columns, split: str, name: str, *, of_subset: bool = False) -> Points:
+    """Return steps and finite values of metric `name` in the rows of `split`.
+
+    `of_subset` leaves out validations of more examples than the smallest: a curve compares like with like.
+    """
+    counts = columns.get("num_examples", [])
+    smallest = min((count for count in counts if count is not None), default=None)
+    steps, values = [], []
+    for step, of, value, count in zip(columns["step"], columns["split"], columns.get(name, []), counts, strict=False):
+        if of == split and value is not None and isfinite(value) and not (of_subset and count != smallest):
+            steps.append(step)
+            values.append(value)
+    return steps, values
 
 
 def _line(
@@ -193,19 +200,27 @@ def _line(
         return
     if smooth and not marker and len(values) > _SMOOTHING_POINTS:
         axis.plot(steps, values, color=colour, alpha=0.25, lw=0.8)
-        values = _running_mean(values, len(values) // (_SMOOTHING_POINTS // 2))
+        values = _running_mean(values, len(values) // _SMOOTHING_POINTS)
     axis.plot(steps, values, style, color=colour, marker=marker, markersize=4, lw=1.4, label=label)
 
 
 def _running_mean(values: list[float], width: int) -> list[float]:
-    """Return the mean of each value and the up to `width` - 1 before it."""
-    return [sum(values[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(values))]
+    """Return the mean of each value and its up to `width` neighbours on either side."""
+    windows = [values[max(0, i - width) : i + width + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
-def _legend(*axes: "Axes") -> None:
-    """Put the curves of all `axes`, which share one frame, into one legend on top of them."""
-    pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
-    if pairs:
-        axes[-1].legend([handle for handle, _ in pairs], [label for _, label in pairs], fontsize=8, loc="best")
-    else:
-        axes[0].text(0.5, 0.5, "no data yet", transform=axes[0].transAxes, ha="center", color=_OTHER)
+def _legend(axis: "Axes", *others: "Axes") -> None:
+    """Put the curves of `axis` and of `others`, which share its frame, into one legend on top of them."""
+    axes = (axis, *others)
+    pairs = [pair for one in axes for pair in zip(*one.get_legend_handles_labels(), strict=True)]
+    if not pairs:
+        axis.text(0.5, 0.5, "no data yet", transform=axis.transAxes, ha="center", color=_OTHER)
+        return
+    place = "best"
+    if others:  # `best` sees the curves of one axis only, so a free strip is made for the legend
+        place = "upper center"
+        for one in axes:
+            one.set_ylim(top=one.get_ylim()[1] * _LEGEND_ROOM)
+    handles, labels = zip(*pairs, strict=True)
+    axes[-1].legend(handles, labels, fontsize=8, loc=place, ncols=len(axes))  # type: ignore[call-overload]

@@ -23,12 +23,21 @@ class TrainingReport(Callback):
         self._last_step = -1
         self._last_time = 0.0
         self._last_finished = 0.0
+        self._validation_started = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
         assert isinstance(pl_module, TRMModule) and pl_module.slots is not None
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
         self._last_finished = float(pl_module.slots.examples_finished * trainer.world_size)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep validation out of the training speed."""
+        self._validation_started = time.monotonic()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Go on with the clock."""
+        self._last_time += time.monotonic() - self._validation_started
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from titans_trm.training.callbacks.checkpoints import RunCheckpoints
+from titans_trm.training.callbacks.checkpoints import RunCheckpoints, at_step_boundary
 
 
 class StopTraining(Exception):
@@ -20,7 +20,7 @@ class StopTraining(Exception):
 
 
 class StopCleanly(Callback):
-    """Finish the step under way on SIGINT, SIGTERM, SIGUSR1 or at the time limit, write `last.ckpt`, raise `StopTraining`.
+    """On SIGINT, SIGTERM, SIGUSR1 or at the time limit finish the step, write `last.ckpt`, raise `StopTraining`.
 
     A second Ctrl-C ends the process at once; what was written before stays.
 
@@ -48,7 +48,7 @@ class StopCleanly(Callback):
     ) -> None:
         """Stop at a step boundary; where a validation is due, it runs first, so that none is lost."""
         reason = self._reason()
-        if reason is None or trainer.global_step >= trainer.max_steps or not _at_step_boundary(pl_module):
+        if reason is None or trainer.global_step >= trainer.max_steps or not at_step_boundary(pl_module):
             return
         if not self.checkpoints.validation_follows(trainer):
             self.checkpoints.save_last(trainer)
@@ -62,8 +62,17 @@ class StopCleanly(Callback):
         if reason and self.checkpoints.saved_step == trainer.global_step:
             raise StopTraining(reason, by_signal=self._signal is not None)
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Give the signals back, before Lightning gives back its own."""
+        self._give_back()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
         """Give the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -79,9 +88,3 @@ class StopCleanly(Callback):
         if self.max_seconds is not None and time.monotonic() - self._started >= self.max_seconds:
             return f"reached trainer.max_time={self.max_seconds / 60.0:g} minutes"
         return None
-
-
-def _at_step_boundary(module: lightning.LightningModule) -> bool:
-    """Tell whether no gradient is half accumulated; always true for a module without slots."""
-    slots = getattr(module, "slots", None)
-    return slots is None or slots.at_step_boundary
