@@ -31,6 +31,7 @@ from titans_trm.training.checkpoint_io import load_checkpoint  # noqa: E402
 OVERRIDES = (
     "experiment=quickstart",
     "hardware=cpu",
+    "optimizer=adamw",
     "data.num_train=200",
     "data.num_val=16",
     "data.num_test=16",

@@ -17,15 +17,17 @@ from titans_trm.optim.config import OptimizerConfig
 torch.manual_seed(0)
 data = load_data(DataConfig(size=4, source="generated", num_train=2000, num_val=200, num_test=200, clues=(8, 12)))
 config = TitansTRMConfig(
-    vocab_size=data.spec.vocab_size, seq_len=data.spec.seq_len, width=64,
-    backbone=BackboneConfig(num_blocks=2, num_heads=4, mlp_hidden=192), memory=MemoryConfig(num_heads=1),
-    recursion=RecursionConfig(num_latent_steps=2, num_recursions=2), halting=HaltingConfig(max_supervision_steps=4),
+    vocab_size=data.spec.vocab_size, seq_len=data.spec.seq_len, width=64, learned_positions=True,
+    backbone=BackboneConfig(num_blocks=2, num_heads=4, mlp_hidden=192), memory=MemoryConfig(num_heads=4, expansion=2),
+    recursion=RecursionConfig(num_latent_steps=2, num_recursions=2), halting=HaltingConfig(max_supervision_steps=2),
 )  # fmt: skip
 model, loss_config = TitansTRM(config), LossConfig(cross_entropy="softmax", diversity="off")
-optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=3e-3, weight_decay=0.1))
+optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=4e-3, weight_decay=0.1))
 stream = ExampleStream(data.train, seed=0, augment=data.augment)
+num_batches = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=num_batches)
 
-for number in range(1, 1 + (int(sys.argv[1]) if len(sys.argv) > 1 else 80)):
+for number in range(1, num_batches + 1):
     batch, carry = stream.take(32), model.initial_carry(32)
     for _ in range(config.halting.max_supervision_steps):  # deep supervision: an optimiser step after each of them
         output = model(batch.inputs, carry)
@@ -35,6 +37,7 @@ for number in range(1, 1 + (int(sys.argv[1]) if len(sys.argv) > 1 else 80)):
         terms.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+    schedule.step()
     if number % 10 == 0:
         print(f"batch {number}: cross-entropy {terms.cross_entropy.item():.3f}")
 

@@ -1,5 +1,7 @@
 """What resume=auto|latest|PATH finds, and which changes a resumed run refuses."""
 
+import dataclasses
+import functools
 import json
 import logging
 from pathlib import Path
@@ -15,10 +17,16 @@ from titans_trm.training.config import RunConfig
 from titans_trm.training.resume import check_unchanged, find_resume_point
 from titans_trm.training.run_folder import RunFolder
 
+BASE = ("experiment=quickstart", "optimizer=adamw", "optimizer.lr=2e-3", "trainer.max_steps=500", "trainer.ema_decay=0.98")
+
 
 def config(run_dir: Path, resume: str | None = None, *overrides: str) -> RunConfig:
-    named = [f"resume={resume}"] if resume is not None else []
-    return compose("train", ["experiment=quickstart", f"run_dir={run_dir}", *named, *overrides])
+    return dataclasses.replace(composed(*overrides), run_dir=str(run_dir), resume=resume)
+
+
+@functools.cache
+def composed(*overrides: str) -> RunConfig:
+    return compose("train", [*BASE, *overrides])
 
 
 def make_run(path: Path, *, date: str, status: str | None = None, checkpoints: tuple[str, ...] = ("last",)) -> Path:

@@ -1,4 +1,4 @@
-"""Long-term memory learned at test time: the module. Its state is in `memory_state`, its arithmetic in `memory_chunk`."""
+"""Long-term memory learned at test time: the module. State: `memory_state`; arithmetic: `memory_chunk`."""
 
 from dataclasses import replace
 

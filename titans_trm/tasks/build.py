@@ -91,9 +91,10 @@ def build_trainer(config: RunConfig, folder: Path, train_examples: int) -> light
 
 
 def continue_command(config: RunConfig) -> str:
-    """Return what to type to continue a run: the overrides it was started with, and its folder."""
-    kept = [override for override in config.overrides if not override.startswith("resume=")]
-    return " ".join(["python train.py", *map(shlex.quote, [*kept, f"resume={config.run_dir}"])])
+    """Return the command that was typed, with `resume=` in place of what named a folder."""
+    own = ("resume", "run_dir")
+    typed = [override for override in config.overrides if override.lstrip("+").partition("=")[0] not in own]
+    return shlex.join(["python", "train.py", *typed, f"resume={config.run_dir}"])
 
 
 def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Callback]:

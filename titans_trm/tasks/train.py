@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
 from titans_trm.profiling.training_step import autocast
-from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer
+from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer, continue_command
 from titans_trm.tasks.hardware import on_this_machine, peak_memory_bytes, prepare
 from titans_trm.training.callbacks.stopping import StopTraining
 from titans_trm.training.checkpoint_io import load_model_weights
@@ -265,7 +264,7 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
     lines = {"training": f"{summary['global_step']:,} steps in {format_duration(summary['wall_seconds'])}"}
     if stop is not None:
         lines["stopped"] = stop.reason
-        lines["continue"] = _command_to_continue(config, summary["run_dir"])
+        lines["continue"] = continue_command(config)
     if "ci_low" in val:
         lines["validation"] = (
             f"{100 * val['exact_accuracy']:.1f} % exact [{100 * val['ci_low']:.1f}, {100 * val['ci_high']:.1f}] "
@@ -275,10 +274,3 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
         lines["next"] = f"python evaluate.py run={summary['run_dir']}"
     lines["memory"] = f"{format_bytes(summary['peak_memory_bytes'])} at the peak"
     print_header(f"{config.experiment}: {summary['status']}", lines)
-
-
-def _command_to_continue(config: RunConfig, run_dir: str) -> str:
-    """Return the command that was typed, with `resume=` in place of what named a folder."""
-    own = ("resume", "run_dir")
-    typed = [override for override in config.overrides if override.lstrip("+").partition("=")[0] not in own]
-    return shlex.join(["python", "train.py", *typed, f"resume={run_dir}"])

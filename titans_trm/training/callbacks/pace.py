@@ -50,8 +50,9 @@ class Pace(Callback):
                 self.progress.print(self._message(seconds, remaining), highlight=False, soft_wrap=True)
 
     def _message(self, seconds: float, remaining: int) -> str:
+        limit = format_duration(self.max_seconds or 0.0)
         return (
             f"slow: a step takes {format_duration(seconds)} here, the remaining {remaining:,} would take "
-            f"{format_duration(seconds * remaining)}. This process stops after {format_duration(self.max_seconds or 0.0)} with a "
-            f"checkpoint and a validation; continue with: {self.command}"
+            f"{format_duration(seconds * remaining)}. This process stops after {limit} with a checkpoint and a "
+            f"validation; continue with: {self.command}"
         )
