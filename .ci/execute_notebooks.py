@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-SECONDS_PER_CELL = 240
+SECONDS_PER_CELL = 600
 
 
 def main(folder: str) -> None:

@@ -26,7 +26,6 @@ optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=4e-3, weight
 stream = ExampleStream(data.train, seed=0, augment=data.augment)
 num_batches = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=num_batches)
-
 for number in range(1, num_batches + 1):
     batch, carry = stream.take(32), model.initial_carry(32)
     for _ in range(config.halting.max_supervision_steps):  # deep supervision: an optimiser step after each of them

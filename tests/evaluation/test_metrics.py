@@ -109,9 +109,7 @@ def test_a_solution_without_its_steps_is_refused() -> None:
 def test_solving_a_set_equals_solving_it_at_once(adaptive: bool) -> None:
     net, data = model().train(), examples()
     seen: list[int] = []
-    solved = solve_examples(
-        net, data, batch_size=16, ignore_index=IGNORE, adaptive=adaptive, on_batch=seen.append
-    )
+    solved = solve_examples(net, data, batch_size=16, ignore_index=IGNORE, adaptive=adaptive, on_batch=seen.append)
     assert (len(solved), seen, net.training) == (40, [16, 16, 8], True)
     batch = data.batch(range(40))
     scored = batch.targets != IGNORE

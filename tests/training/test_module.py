@@ -143,7 +143,9 @@ def test_half_precision_trains_with_a_finite_loss_and_full_precision_weights(roo
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("16-mixed", False), ("bf16-mixed", False), ("32-true", True)])
-def test_gradients_that_lightning_scales_or_clips_get_an_unfused_optimiser(root: Path, precision: str, fused: bool) -> None:
+def test_gradients_that_lightning_scales_or_clips_get_an_unfused_optimiser(
+    root: Path, precision: str, fused: bool
+) -> None:
     config = tiny_config(root / "runs" / "scaler")
     data = load_data(config.data)
     module = build_module(config, build_model(config.model, data.spec), data.spec)

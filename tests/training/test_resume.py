@@ -17,7 +17,13 @@ from titans_trm.training.config import RunConfig
 from titans_trm.training.resume import check_unchanged, find_resume_point
 from titans_trm.training.run_folder import RunFolder
 
-BASE = ("experiment=quickstart", "optimizer=adamw", "optimizer.lr=2e-3", "trainer.max_steps=500", "trainer.ema_decay=0.98")
+BASE = (
+    "experiment=quickstart",
+    "optimizer=adamw",
+    "optimizer.lr=2e-3",
+    "trainer.max_steps=500",
+    "trainer.ema_decay=0.98",
+)
 
 
 def config(run_dir: Path, resume: str | None = None, *overrides: str) -> RunConfig:

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
 from titans_trm.data.load import TaskData
@@ -123,7 +123,9 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
                 check_on_train_epoch_end=False,
             )
         )
-    found += [_instantiate(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items() if node]
+    extra = [_instantiate(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items() if node]
+    # Its curve needs a logger; without one (~logger) the rate is still in metrics.csv.
+    found += [one for one in extra if any(config.logger.values()) or not isinstance(one, LearningRateMonitor)]
     return [*found, checkpoints, StopCleanly(checkpoints, max_minutes=trainer.max_time)]
 
 
