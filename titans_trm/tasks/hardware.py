@@ -54,9 +54,8 @@ def device_of(config: EvaluateConfig) -> torch.device:
 def prepare(config: RunConfig) -> None:
     """Set what holds for the whole process: threads, seeds, TF32, and a quiet Lightning."""
     # Its notices (no TPU, a tip of the day) say nothing about this run; its warnings stay.
-    logging.getLogger("lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning.*")  # torch deprecates, Lightning lags
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are in memory already
     if config.trainer.num_threads is not None:

@@ -71,7 +71,9 @@ class TRMModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Compile on the final device, fill the slots anew or from the checkpoint."""
         if self.compile_net:
-            self.model.recursion.net.compile()
+            for net in (self.model.recursion.net, self.model.recursion.net_y):
+                if net is not None:
+                    net.compile()
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         self.slots = datamodule.make_slots(self.model, self.trainer.global_rank, self.trainer.world_size)
         if self._restored is not None:
