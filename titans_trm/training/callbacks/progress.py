@@ -1,5 +1,6 @@
 """What a person sees while a model trains: one live display on a terminal, readable lines in a file."""
 
+import math
 import time
 from collections import deque
 from typing import Any
@@ -220,12 +221,18 @@ def _describe_training(metrics: Any, outputs: Any, seconds_per_step: float | Non
     """Return the last report in a line; before the first, the loss of the step just done and its duration."""
     loss = metrics.get("train/loss", outputs.get("loss") if isinstance(outputs, dict) else None)
     parts = [f"loss {float(loss):.4g}"] if loss is not None else []
-    if "train/exact_accuracy" in metrics:
-        parts.append(f"train exact {100 * float(metrics['train/exact_accuracy']):.1f} % (running mean)")
-    if "train/mean_supervision_steps" in metrics:
-        parts.append(f"{float(metrics['train/mean_supervision_steps']):.1f} thinking steps")
-    if "train/examples_per_second" in metrics:
-        parts.append(f"{float(metrics['train/examples_per_second']):.3g} examples/s")
+    accuracy, depth, speed = (
+        None if (value := metrics.get(f"train/{name}")) is None else float(value)
+        for name in ("exact_accuracy", "mean_supervision_steps", "examples_per_second")
+    )
+    if accuracy is not None and math.isnan(accuracy):
+        return " | ".join([*parts, "no example finished since the last report"])
+    if accuracy is not None:
+        parts.append(f"train exact {100 * accuracy:.1f} % (running mean)")
+    if depth is not None:
+        parts.append(f"{depth:.1f} thinking steps")
+    if speed is not None:
+        parts.append(f"{speed:.3g} examples/s")
     elif seconds_per_step is not None:
         parts.append(f"{format_duration(seconds_per_step)} per step")
     return " | ".join(parts)
