@@ -62,13 +62,13 @@ def solve_examples(
         batch = examples.batch(torch.arange(start, min(start + batch_size, len(examples)))).to(device)
         with autocast or torch.autocast(device.type, enabled=False):
             solution = solve(model, batch.inputs, batch.puzzle_ids, adaptive=adaptive, keep_steps=True)
-        rows.append(tuple(row.cpu() for row in _score(solution, batch.targets, ignore_index)))  # type: ignore[arg-type]
+        rows.append(tuple(row.cpu() for row in _score(solution, batch.targets, ignore_index)))
         net_calls += solution.net_calls
         if on_batch is not None:
             on_batch(len(batch))
     model.train(training)
-    columns = [torch.cat(column) for column in zip(*rows, strict=True)]
-    return Solved(*columns, net_calls=net_calls, seconds=time.perf_counter() - started)
+    exact, accuracy, nats, steps, at_stop, stop = (torch.cat(column) for column in zip(*rows, strict=True))
+    return Solved(exact, accuracy, nats, steps, at_stop, stop, net_calls, time.perf_counter() - started)
 
 
 def _score(solution: Solution, targets: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
