@@ -147,7 +147,8 @@ def test_other_changes_are_accepted_and_logged(runs: Path, caplog: pytest.LogCap
     now: dict[str, Any] = config(runs / "moved", str(folder.path), *overrides).to_dict()
     with caplog.at_level(logging.INFO):
         check_unchanged(folder, now)
-    logged = [record.getMessage() for record in caplog.records]
+    # Composing may log too, depending on what ran before in this process: look at this room's messages.
+    logged = [record.getMessage() for record in caplog.records if record.name == "titans_trm.training.resume"]
     assert logged == [
         "changed since the run started: optimizer.lr: 0.002 -> 0.001",
         "changed since the run started: trainer.max_steps: 500 -> 900",
