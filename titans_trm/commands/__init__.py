@@ -1,0 +1,1 @@
+"""The commands of `titans-trm`, one module each, imported only when asked for."""
