@@ -12,19 +12,19 @@ import torch
 from sudoku_cases import puzzles, row, transform, write_csv
 
 from titans_trm.data import cache
-from titans_trm.data.config import DataConfig
 from titans_trm.data.load import load_data
 from titans_trm.data.splits import shared_groups
-from titans_trm.data.sudoku import SudokuTask
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.sudoku.config import SudokuConfig
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.task import SudokuTask
 from titans_trm.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku"
 
 
-def config(tmp_path, **values) -> DataConfig:
+def config(tmp_path, **values) -> SudokuConfig:
     small = {"size": 4, "source": "generated", "num_train": 80, "num_val": 10, "num_test": 10}
-    return DataConfig(cache_dir=str(tmp_path / "cache"), **(small | values))
+    return SudokuConfig(cache_dir=str(tmp_path / "cache"), **(small | values))
 
 
 def files(tmp_path, count=60, planted=False) -> dict[str, object]:
@@ -125,7 +125,7 @@ def test_two_builders_of_one_entry_agree(tmp_path):
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TITANS_TRM_DATA", str(tmp_path))
     assert cache.default_root() == tmp_path
-    load_data(DataConfig(size=4, source="generated", num_train=8, num_val=2, num_test=2))
+    load_data(SudokuConfig(size=4, source="generated", num_train=8, num_val=2, num_test=2))
     assert list(tmp_path.glob("sudoku_4x4-generated-*/.complete"))
     monkeypatch.delenv("TITANS_TRM_DATA")
     assert cache.default_root() == Path.home() / ".cache" / "titans_trm"

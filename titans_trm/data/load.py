@@ -1,21 +1,15 @@
 """Turn a data configuration into train, validation and test examples: the one entry point of this room."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from titans_trm.data.cache import cached, default_root
 from titans_trm.data.config import DataConfig
 from titans_trm.data.examples import ExampleSet
-from titans_trm.data.files import read_bytes, sha256
-from titans_trm.data.spec import Augment, Task, TaskSpec
-from titans_trm.data.splits import assert_disjoint, shared_groups, split_by_group, subset
-from titans_trm.data.sudoku import SudokuTask
+from titans_trm.data.registry import make_task
+from titans_trm.data.spec import Augment, TaskSpec
+from titans_trm.data.splits import assert_disjoint, shared_groups, subset
 from titans_trm.errors import InputError
-
-TASKS: dict[str, Callable[[DataConfig], Task]] = {"sudoku": lambda config: SudokuTask(config.size)}
 
 _SPLIT_RULE = "groups of symmetric examples stay together, in order of sha256(seed, group); validation from train only"
 
@@ -43,8 +37,8 @@ def load_data(config: DataConfig) -> TaskData:
 
     Raises `InputError` for bad files, damaged caches, and train and test sets that share a group (`data.leakage`).
     """
-    task = TASKS[config.task](config)
-    sets, entries = _SOURCES[config.resolved_source](task, config)
+    task = make_task(config)
+    sets, entries = task.splits(config)
     train, val, test = sets["train"], sets["val"], sets["test"]
     assert_disjoint(train, val)
     train, val, leakage = _guard(train, val, test, config)
@@ -77,66 +71,7 @@ def load_data(config: DataConfig) -> TaskData:
 
 def read_examples(path: str, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:
     """Return the checked examples of one file of the configured task, and manifest entries (cached by content)."""
-    task = TASKS[config.task](config)
-    raw = read_bytes(path)
-    identity = {
-        "kind": "file",
-        "task": task.spec.name,
-        "reader_version": task.reader_version,
-        "sha256": sha256(raw),
-        "verify": [config.verify, config.verify_all_up_to, config.verify_sample, config.seed],
-    }
-
-    def build() -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-        examples, entries = task.read(path, raw, config)
-        return {"all": examples}, entries
-
-    sets, entries = cached(_root(config), f"{task.spec.name}-file", identity, build)
-    return sets["all"].renamed(path), {**entries, "sha256": identity["sha256"]}
-
-
-def _packaged(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-    train, test, entries = task.packaged()
-    rows = split_by_group(train.keys, {"val": config.val_fraction}, f"split-{config.seed}")
-    return {"train": train.select(rows["train"]), "val": train.select(rows["val"], "val"), "test": test}, entries
-
-
-def _generated(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-    counts = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
-    identity = {
-        "kind": "generated",
-        "task": task.spec.name,
-        "generator_version": task.generator_version,
-        "reader_version": task.reader_version,
-        "clues": list(config.clue_range),
-        "seed": config.seed,
-        "counts": counts,
-    }
-
-    def build() -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-        logger.info("Generating %s puzzles: %s", task.spec.name, counts)
-        return task.generate(config)
-
-    return cached(_root(config), f"{task.spec.name}-generated", identity, build)
-
-
-def _files(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-    if config.train_file is None:
-        raise InputError("data.source=file needs data.train_file=PATH (CSV or CSV.gz).")
-    train, entries = read_examples(config.train_file, config)
-    files = {config.train_file: entries}
-    fractions = {"val": config.val_fraction}
-    if config.test_file is None:
-        fractions["test"] = config.test_fraction
-    rows = split_by_group(train.keys, fractions, f"split-{config.seed}")
-    sets = {name: train.select(chosen, f"{name} of {config.train_file}") for name, chosen in rows.items()}
-    if config.test_file is not None:
-        sets["test"], files[config.test_file] = read_examples(config.test_file, config)
-    shared = {name: entries[name] for name in ("licence", "rating_kind")}
-    return sets, {**shared, "files": files}
-
-
-_SOURCES = {"packaged": _packaged, "generated": _generated, "file": _files}
+    return make_task(config).read_examples(path, config)
 
 
 def _guard(
@@ -185,7 +120,3 @@ def _describe(examples: ExampleSet) -> dict[str, Any]:
         "sha256": examples.sha256,
         "keys_sha256": examples.keys_sha256,
     }
-
-
-def _root(config: DataConfig) -> Path:
-    return default_root() if config.cache_dir is None else Path(config.cache_dir)

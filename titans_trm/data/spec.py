@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from titans_trm.data.config import DataConfig
-
 if TYPE_CHECKING:
     from titans_trm.data.examples import ExampleSet
 
@@ -46,30 +44,38 @@ class TaskSpec:
 
 
 class Task(Protocol):
-    """One task: where its examples come from, which of them are the same up to symmetry, how they are varied."""
+    """One task: where its examples come from, which of them are the same up to symmetry, how they are varied.
+
+    `config` is the task's own configuration class (`registry.config_class`).
+    """
 
     spec: TaskSpec
     generator_version: int  # raised whenever the same seed would give other examples
     reader_version: int  # raised whenever the same file would give other examples or keys
 
-    def packaged(self) -> tuple["ExampleSet", "ExampleSet", dict[str, Any]]:
-        """Return the training and test examples that ship with the package, and manifest entries."""
+    @classmethod
+    def from_config(cls, config: Any) -> "Task":
+        """Return the task of a configuration."""
         ...
 
-    def read(self, path: str, raw: bytes, config: DataConfig) -> tuple["ExampleSet", dict[str, Any]]:
-        """Return the checked examples of a file's bytes, and manifest entries; `InputError` names file and bad rows."""
+    def splits(self, config: Any) -> tuple[dict[str, "ExampleSet"], dict[str, Any]]:
+        """Return `train`, `val` and `test` from the configured source, and manifest entries; `sources.py` helps.
+
+        `InputError` names what is wrong with the source.
+        """
         ...
 
-    def generate(self, config: DataConfig) -> tuple[dict[str, "ExampleSet"], dict[str, Any]]:
-        """Return seeded `train`, `val` and `test` examples that share no group, and manifest entries."""
+    def read_examples(self, path: str, config: Any) -> tuple["ExampleSet", dict[str, Any]]:
+        """Return the checked examples of a file, and manifest entries; `InputError` for a task without a format."""
         ...
 
     def canonical_keys(self, inputs: Tensor, targets: Tensor) -> list[str]:
         """Return the group key of each `(B, N)` example: equal for examples that must not be split apart."""
         ...
 
-    def augment(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Apply a random symmetry of the task to each `(B, N)` example."""
+    @property
+    def augment(self) -> Augment | None:
+        """Apply a random symmetry of the task to each `(B, N)` example; None for a task without any."""
         ...
 
     def validate(self, inputs: Tensor, targets: Tensor) -> None:
