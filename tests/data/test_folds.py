@@ -3,8 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from titans_trm.data.folds import PRESETS, split_by_time, split_fold, split_stratified
-from titans_trm.data.splits import split_by_group
+from titans_trm.data.folds import split_by_time, split_fold, split_stratified
 from titans_trm.errors import InputError
 
 KEYS = [f"g{row // 3}" for row in range(300)]  # groups of three
@@ -12,13 +11,6 @@ KEYS = [f"g{row // 3}" for row in range(300)]  # groups of three
 
 def groups(rows, keys=KEYS) -> set[str]:
     return {keys[row] for row in rows.tolist()}
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_cut_as_their_names_say(preset):
-    expected = dict(zip(("train", "val", "test"), map(int, preset.split("/")), strict=True))
-    rows = split_by_group([f"k{row}" for row in range(1000)], PRESETS[preset], "salt")
-    assert {name: len(chosen) for name, chosen in rows.items()} == {k: 10 * v for k, v in expected.items()}
 
 
 def test_each_group_is_validated_in_exactly_one_fold_and_folds_are_even():

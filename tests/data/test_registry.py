@@ -45,6 +45,7 @@ def test_an_option_sets_every_key_of_its_task(name):
     for base in composed.pop("defaults", []):
         if base != "_self_":
             composed = OmegaConf.merge(OmegaConf.load(config_dir() / "data" / f"{base}.yaml"), composed)
+    composed = OmegaConf.merge(OmegaConf.load(config_dir() / "train.yaml").data, composed)
     assert set(composed) == {field.name for field in dataclasses.fields(kind)}
 
 

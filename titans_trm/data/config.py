@@ -9,6 +9,9 @@ from typing import Literal
 
 Source = Literal["packaged", "generated", "file"]
 Leakage = Literal["error", "remove", "allow"]
+Balance = Literal["off", "source", "rating", "length"]
+SplitBy = Literal["group", "stratified", "temporal"]
+SplitPreset = Literal["80/10/10", "70/15/15"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,10 @@ class DataConfig:
     augment: bool = True  # random symmetries of each training example, where the task has any
     seed: int = 0  # of generation, split, subset and verification sample; not of the training order
     leakage: Leakage = "error"  # groups shared with test: stop, drop from train and val, or warn
+    fold: int | None = None  # validate on this fold (from 0) of train and val; null: on the validation split
+    num_folds: int = 5  # K of the group k-fold; every group is validated in exactly one fold (data.fold)
+    balance: Balance = "off"  # serve examples so that every source, or tenth of rating or length, comes equally often
+    balance_power: float = 1.0  # weight of an example ~ (share of its bucket)^-power: 1 = equal buckets, 0.5 = half way
     cache_dir: str | None = None  # folder of generated and parsed data; null: $TITANS_TRM_DATA or ~/.cache/titans_trm
 
     def __post_init__(self) -> None:
@@ -30,6 +37,15 @@ class DataConfig:
         one_of("data.leakage", self.leakage, ("error", "remove", "allow"))
         at_least("data.seed", self.seed, 0)
         at_least("data.max_train", self.max_train, 1)
+        one_of("data.balance", self.balance, ("off", "source", "rating", "length"))
+        at_least("data.num_folds", self.num_folds, 2)
+        if self.fold is not None and not 0 <= self.fold < self.num_folds:
+            raise ValueError(
+                f"data.fold={self.fold} is not a fold of data.num_folds={self.num_folds}; choose 0 to "
+                f"{self.num_folds - 1}."
+            )
+        if not self.balance_power > 0.0:
+            raise ValueError(f"data.balance_power={self.balance_power} is too small; choose above 0, or balance=off.")
 
     @classmethod
     def variants(cls) -> tuple[str, Mapping[str, type["DataConfig"]]]:
@@ -71,9 +87,17 @@ class FileFields(DataConfig):
     test_file: str | None = None  # same format, never trained on; null: a test split is cut from train_file
     val_fraction: float = 0.1  # share of the training examples cut off for validation, by group (packaged, file)
     test_fraction: float = 0.1  # share cut off for test where there is no test file (file)
+    split: SplitPreset | None = None  # 80/10/10 or 70/15/15: both fractions at once; null: as given above
+    split_by: SplitBy = (
+        "group"  # at random by group; stratified: equal shares of every source; temporal: rows are in order of time
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fold is not None and self.split_by != "group":
+            raise ValueError(f"data.fold={self.fold} cuts by group, not data.split_by={self.split_by}; choose one.")
+        one_of("data.split", self.split, (None, "80/10/10", "70/15/15"))
+        one_of("data.split_by", self.split_by, ("group", "stratified", "temporal"))
         self._check_files()
         self._check_fractions()
 
@@ -81,6 +105,13 @@ class FileFields(DataConfig):
     def resolved_source(self) -> Source:
         """Where examples come from once a given file has had its say."""
         return "file" if self.train_file is not None else self.source
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Shares of `val` and `test`, those of the preset if one is given."""
+        if self.split is None:
+            return {"val": self.val_fraction, "test": self.test_fraction}
+        return dict(zip(("val", "test"), (int(part) / 100 for part in self.split.split("/")[1:]), strict=True))
 
     def _check_files(self) -> None:
         if self.train_file is None and self.test_file is not None:

@@ -9,11 +9,6 @@ from torch import Tensor
 from titans_trm.data.splits import salted_hash, split_by_group
 from titans_trm.errors import InputError
 
-PRESETS: dict[str, dict[str, float]] = {
-    "80/10/10": {"val": 0.1, "test": 0.1},
-    "70/15/15": {"val": 0.15, "test": 0.15},
-}
-
 
 def split_by_time(times: Sequence[float], keys: Sequence[str], fractions: Mapping[str, float]) -> dict[str, Tensor]:
     """Return the rows of `train` and of each named split, earliest first: train < val < test in time.

@@ -6,12 +6,17 @@ from typing import Any
 
 from titans_trm.data.config import DataConfig
 from titans_trm.data.examples import ExampleSet
+from titans_trm.data.folds import split_fold
 from titans_trm.data.registry import make_task
-from titans_trm.data.spec import Augment, TaskSpec
+from titans_trm.data.spec import Augment, AugmentWithIds, TaskSpec
 from titans_trm.data.splits import assert_disjoint, shared_groups, subset
 from titans_trm.errors import InputError
 
-_SPLIT_RULE = "groups of symmetric examples stay together, in order of sha256(seed, group); validation from train only"
+_SPLIT_RULES = {
+    "group": "groups of symmetric examples stay together, in order of sha256(salt, group); validation from train only",
+    "stratified": "equal shares of every source, groups kept whole, in order of sha256(salt, group)",
+    "temporal": "rows in order of time, groups kept whole and as late as their last row",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +28,7 @@ class TaskData:
     spec: TaskSpec
     train: ExampleSet
     val: ExampleSet
-    augment: Augment | None  # random symmetry for training examples; None when switched off
+    augment: Augment | AugmentWithIds | None  # random symmetry for training examples; None when switched off
     manifest: dict[str, Any]  # JSON-able: what the data are, to the byte
     held_out: ExampleSet
 
@@ -40,6 +45,8 @@ def load_data(config: DataConfig) -> TaskData:
     task = make_task(config)
     sets, entries = task.splits(config)
     train, val, test = sets["train"], sets["val"], sets["test"]
+    if config.fold is not None and not task.spec.own_folds:
+        train, val = _fold(train, val, config.fold, config)
     assert_disjoint(train, val)
     train, val, leakage = _guard(train, val, test, config)
     if config.max_train is not None:
@@ -53,7 +60,11 @@ def load_data(config: DataConfig) -> TaskData:
         "source": config.resolved_source,
         "generator_version": task.generator_version,
         "seed": config.seed,
-        "split_rule": _SPLIT_RULE,
+        "split_rule": _SPLIT_RULES[getattr(config, "split_by", "group")],
+        "split_salt": f"split-{config.seed}",
+        "fold": None
+        if config.fold is None
+        else f"{config.fold} of {config.num_folds}, by group; salt fold-{config.seed}",
         "leakage": leakage,
         **entries,
         "splits": {name: _describe(examples) for name, examples in splits.items()},
@@ -72,6 +83,13 @@ def load_data(config: DataConfig) -> TaskData:
 def read_examples(path: str, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:
     """Return the checked examples of one file of the configured task, and manifest entries (cached by content)."""
     return make_task(config).read_examples(path, config)
+
+
+def _fold(train: ExampleSet, val: ExampleSet, fold: int, config: DataConfig) -> tuple[ExampleSet, ExampleSet]:
+    """Return training and validation examples of one fold of both together; the test set is the same in all folds."""
+    pool = ExampleSet.concat("train", [train, val])
+    rows = split_fold(pool.keys, fold, config.num_folds, f"fold-{config.seed}")
+    return pool.select(rows["train"]), pool.select(rows["val"], "val")
 
 
 def _guard(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # The first task is the default.
 _TASKS = {
     "sudoku": ("SudokuConfig", "SudokuTask"),
+    "arc": ("ArcConfig", "ArcTask"),
 }
 
 

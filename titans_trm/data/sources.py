@@ -1,13 +1,17 @@
 """What tasks share of getting examples: packaged rows, seeded generation, the user's files; cached, split by group."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from titans_trm.data.cache import Built, cached, default_root
 from titans_trm.data.config import CountFields, DataConfig, FileFields
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.files import read_bytes, sha256
+from titans_trm.data.folds import split_by_time, split_stratified
 from titans_trm.data.spec import TaskSpec
 from titans_trm.data.splits import split_by_group
 from titans_trm.errors import InputError
@@ -71,10 +75,10 @@ def file_splits(task: Reader, config: FileFields) -> Built:
         raise InputError("data.source=file needs data.train_file=PATH.")
     train, entries = read_cached(task, config.train_file, config)
     files = {config.train_file: entries}
-    fractions = {"val": config.val_fraction}
-    if config.test_file is None:
-        fractions["test"] = config.test_fraction
-    rows = split_by_group(train.keys, fractions, f"split-{config.seed}")
+    fractions = dict(config.fractions)
+    if config.test_file is not None:
+        del fractions["test"]
+    rows = split_rows(train, fractions, config)
     sets = {name: train.select(chosen, f"{name} of {config.train_file}") for name, chosen in rows.items()}
     if config.test_file is not None:
         sets["test"], files[config.test_file] = read_cached(task, config.test_file, config)
@@ -84,8 +88,18 @@ def file_splits(task: Reader, config: FileFields) -> Built:
 
 def packaged_splits(train: ExampleSet, test: ExampleSet, entries: dict[str, Any], config: FileFields) -> Built:
     """Return given training examples with validation cut off by group, and the given test examples."""
-    rows = split_by_group(train.keys, {"val": config.val_fraction}, f"split-{config.seed}")
+    rows = split_rows(train, {"val": config.fractions["val"]}, config)
     return {"train": train.select(rows["train"]), "val": train.select(rows["val"], "val"), "test": test}, entries
+
+
+def split_rows(examples: ExampleSet, fractions: Mapping[str, float], config: FileFields) -> dict[str, Tensor]:
+    """Return the rows of `train` and of each split in `fractions`, cut as `data.split_by` says, groups kept whole."""
+    salt = f"split-{config.seed}"
+    if config.split_by == "temporal":
+        return split_by_time(range(len(examples)), examples.keys, fractions)
+    if config.split_by == "stratified":
+        return split_stratified(examples.sources, examples.keys, fractions, salt)
+    return split_by_group(examples.keys, fractions, salt)
 
 
 def read_cached(task: Reader, path: str, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:

@@ -15,6 +15,8 @@ IGNORE_INDEX = -100  # target of a position that is not scored
 
 # (inputs (B, N), targets (B, N), generator) -> the same shapes, a random symmetry applied to each example
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+# The same where examples have puzzle ids (B,), given third and returned last: every view of a puzzle has its own id
+AugmentWithIds = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class TaskSpec:
     num_puzzle_ids: int = 0  # > 0: examples carry a puzzle id with a learned embedding
     ignore_index: int = IGNORE_INDEX
     grid_shape: tuple[int, int] | None = None  # rows, columns of a grid task
+    own_folds: bool = False  # the task cuts data.fold itself; else folds are cut from its examples, by group
     exactness: str = "An example is exactly right when every scored token is."
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ class Task(Protocol):
         ...
 
     @property
-    def augment(self) -> Augment | None:
+    def augment(self) -> Augment | AugmentWithIds | None:
         """Apply a random symmetry of the task to each `(B, N)` example; None for a task without any."""
         ...
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet, to_batch
 from titans_trm.data.files import sha256
-from titans_trm.data.spec import Augment
+from titans_trm.data.spec import Augment, AugmentWithIds
 
 _ORDER, _AUGMENTATION = 0, 1  # separate random streams of one seed
 
@@ -30,7 +30,7 @@ class ExampleStream:
         examples: ExampleSet,
         *,
         seed: int,
-        augment: Augment | None,
+        augment: Augment | AugmentWithIds | None,
         rank: int = 0,
         world_size: int = 1,
         block_size: int = 1024,
@@ -104,9 +104,12 @@ class ExampleStream:
                 [self._permutation(int(e))[places[epochs == e] - int(e) * len(self.examples)] for e in epochs.unique()]
             )
             inputs, targets = self.examples.inputs[rows], self.examples.targets[rows]
+            ids = None if self.examples.puzzle_ids is None else self.examples.puzzle_ids[rows]
             if self._augment is not None:
-                inputs, targets = self._augment(inputs, targets, _generator(self._seed, _AUGMENTATION, block))
-            self._blocks = {block: to_batch(inputs, targets, rows)}
+                columns = (inputs, targets) if ids is None else (inputs, targets, ids)
+                inputs, targets, *varied = self._augment(*columns, _generator(self._seed, _AUGMENTATION, block))  # type: ignore[call-arg, arg-type]
+                ids = varied[0] if varied else None
+            self._blocks = {block: to_batch(inputs, targets, rows, ids)}
         return self._blocks[block]
 
     def _permutation(self, epoch: int) -> Tensor:
