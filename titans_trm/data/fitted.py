@@ -71,8 +71,9 @@ class QuantileBuckets(Fitted):
 
     @classmethod
     def _fit(cls, train: ExampleSet, *, by: BalanceBy, buckets: int = _BUCKETS) -> Self:  # type: ignore[override]
-        quantiles = np.quantile(attribute(train, by), np.linspace(0, 1, buckets + 1)[1:-1], method="lower")
-        return cls(by, np.unique(quantiles))
+        values = attribute(train, by)
+        quantiles = np.unique(np.quantile(values, np.linspace(0, 1, buckets + 1)[1:-1], method="lower"))
+        return cls(by, quantiles[quantiles < values.max()])  # no bucket above the largest
 
     def of(self, examples: ExampleSet) -> np.ndarray:
         """Return the bucket of each example, `(n,)` int64 from 0."""

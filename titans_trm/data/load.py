@@ -59,12 +59,11 @@ def load_data(config: DataConfig) -> TaskData:
         "task": task.spec.name,
         "source": config.resolved_source,
         "generator_version": task.generator_version,
+        "reader_version": task.reader_version,
         "seed": config.seed,
         "split_rule": _SPLIT_RULES[getattr(config, "split_by", "group")],
         "split_salt": f"split-{config.seed}",
-        "fold": None
-        if config.fold is None
-        else f"{config.fold} of {config.num_folds}, by group; salt fold-{config.seed}",
+        "fold": _fold_rule(config),
         "leakage": leakage,
         **entries,
         "splits": {name: _describe(examples) for name, examples in splits.items()},
@@ -83,6 +82,10 @@ def load_data(config: DataConfig) -> TaskData:
 def read_examples(path: str, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:
     """Return the checked examples of one file of the configured task, and manifest entries (cached by content)."""
     return make_task(config).read_examples(path, config)
+
+
+def _fold_rule(config: DataConfig) -> str | None:
+    return None if config.fold is None else f"{config.fold} of {config.num_folds}, by group; salt fold-{config.seed}"
 
 
 def _fold(train: ExampleSet, val: ExampleSet, fold: int, config: DataConfig) -> tuple[ExampleSet, ExampleSet]:

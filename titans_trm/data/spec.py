@@ -30,6 +30,7 @@ class TaskSpec:
     num_puzzle_ids: int = 0  # > 0: examples carry a puzzle id with a learned embedding
     ignore_index: int = IGNORE_INDEX
     grid_shape: tuple[int, int] | None = None  # rows, columns of a grid task
+    byte_offset: int | None = None  # text: token of byte 0, so that passages can be compared; None: no text
     own_folds: bool = False  # the task cuts data.fold itself; else folds are cut from its examples, by group
     exactness: str = "An example is exactly right when every scored token is."
 
