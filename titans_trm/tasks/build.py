@@ -30,7 +30,11 @@ from titans_trm.training.module import TRMModule
 def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
     """Build the model of `settings` for a task; a size outside its budget is an `InputError`."""
     config = settings.build(
-        vocab_size=spec.vocab_size, seq_len=spec.seq_len, causal=spec.causal, num_puzzle_ids=spec.num_puzzle_ids
+        vocab_size=spec.vocab_size,
+        seq_len=spec.seq_len,
+        causal=spec.causal,
+        num_puzzle_ids=spec.num_puzzle_ids,
+        grid_shape=spec.grid_shape,
     )
     try:
         return TitansTRM(config)
