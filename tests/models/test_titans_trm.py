@@ -217,7 +217,7 @@ def test_damaged_or_foreign_models_are_refused_by_name(tmp_path):
         ({"memory": {"max_step_size": 0.0}}, "greater than 0"),
         ({"parameter_budget": (2, 1)}, "swapped"),
         ({"vocab_size": 1}, "vocab_size=1"),
-        ({"grid_shape": (2, 3)}, r"grid_shape=\(2, 3\) does not have seq_len=9 cells"),
+        ({"grid_shape": (2, 3)}, r"grid_shape=\(2, 3\) has not seq_len=9 cells"),
         ({"learned_positions": True, "causal": True}, "learned_positions=true is for grids"),
     ],
 )

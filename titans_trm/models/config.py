@@ -145,7 +145,7 @@ class TitansTRMConfig:
         _at_least("num_puzzle_ids", self.num_puzzle_ids, 0)
         _at_least("width", self.width, 1)
         if self.grid_shape is not None and self.grid_shape[0] * self.grid_shape[1] != self.seq_len:
-            raise ValueError(f"grid_shape={self.grid_shape} does not have seq_len={self.seq_len} cells; make them equal.")
+            raise ValueError(f"grid_shape={self.grid_shape} has not seq_len={self.seq_len} cells; make them equal.")
         _divides("backbone.num_heads", self.backbone.num_heads, "width", self.width)
         if (self.width // self.backbone.num_heads) % 2:
             raise ValueError(
