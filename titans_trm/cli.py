@@ -21,7 +21,9 @@ class Command(NamedTuple):
     summary: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "data": Command("titans_trm.commands.data", "prepare, verify, audit, compare and count the data of a task"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
+from titans_trm.data.examples import ExampleSet
+from titans_trm.data.fitted import ClassWeights, SampleWeights
 from titans_trm.data.load import TaskData
 from titans_trm.data.spec import TaskSpec
 from titans_trm.errors import InputError
@@ -42,8 +44,14 @@ def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
         raise InputError(f"model={settings.name}: {error}") from error
 
 
-def build_module(config: RunConfig, model: TitansTRM, spec: TaskSpec) -> TRMModule:
-    """Wrap `model` for training."""
+def build_module(config: RunConfig, model: TitansTRM, spec: TaskSpec, train: ExampleSet | None = None) -> TRMModule:
+    """Wrap `model` for training; class weights (`loss.class_weight_power`) are fitted on `train`."""
+    weights = None
+    if config.loss.class_weight_power > 0.0:
+        if train is None:
+            raise ValueError("loss.class_weight_power is above 0, so class weights are needed; pass the training set.")
+        power, largest = config.loss.class_weight_power, config.loss.class_weight_max
+        weights = ClassWeights.fit(train, vocab_size=spec.vocab_size, power=power, largest=largest).values
     return TRMModule(
         model,
         spec,
@@ -53,11 +61,15 @@ def build_module(config: RunConfig, model: TitansTRM, spec: TaskSpec) -> TRMModu
         max_steps=config.trainer.max_steps,
         config=config.to_dict(),
         compile_net=config.trainer.compile or config.hardware.compile,
+        class_weights=weights,
     )
 
 
 def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
-    """Serve `data` as slots and validation batches."""
+    """Serve `data` as slots and validation batches, training examples balanced as `data.balance` says."""
+    by, weights = config.data.balance, None
+    if by != "off":
+        weights = SampleWeights.fit(data.train, by=by, power=config.data.balance_power).values
     return SlotDataModule(
         data,
         batch_size=config.trainer.batch_size,
@@ -65,6 +77,7 @@ def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
         val_examples=config.trainer.val_examples,
         val_batch_size=config.trainer.val_batch_size or config.trainer.batch_size,
         seed=config.seed,
+        weights=weights,
     )
 
 

@@ -49,7 +49,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     folder, config = _open_folder(config, point, data, model)
     started = time.monotonic()
     _introduce(config, folder, data, model, point)
-    module, datamodule = build_module(config, model, data.spec), build_datamodule(config, data)
+    module, datamodule = build_module(config, model, data.spec, data.train), build_datamodule(config, data)
     trainer = build_trainer(config, folder.path, len(data.train))
     try:
         with shared_run_dir(folder.path):

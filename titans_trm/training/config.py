@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
+from titans_trm.data.sudoku.config import SudokuConfig
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
@@ -153,7 +154,7 @@ class RunConfig:
     tags: list[str] = field(default_factory=list)  # free words, written into summary.json
     debug: bool = False  # full traceback on errors; set by debug=...
     overrides: list[str] = field(default_factory=list)  # command-line overrides; set by the entry point
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=SudokuConfig)  # of the task that data.task names
     model: ModelSettings = field(default_factory=ModelSettings)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

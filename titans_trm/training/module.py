@@ -39,7 +39,10 @@ class TRMModule(lightning.LightningModule):
         max_steps: length of the run.
         config: the whole run as plain dicts, stored in every checkpoint.
         compile_net: compile the network in place once it is on its device.
+        class_weights: (V,) factor of each scored token by its target, fitted on the training set; None = all 1.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class TRMModule(lightning.LightningModule):
         max_steps: int,
         config: dict[str, Any] | None = None,
         compile_net: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -65,6 +69,8 @@ class TRMModule(lightning.LightningModule):
         self.running = RunningMeans()
         self.val_metrics = SolveMetrics(spec.ignore_index)
         self._restored: dict[str, Any] | None = None
+        # Not persistent: the weights follow from the training set, which a resumed run reads again.
+        self.register_buffer("class_weights", class_weights, persistent=False)
         # Plain dicts only: anything else could not be read with weights_only=True.
         self.save_hyperparameters({"model": model.config.to_dict(), "run": config or {}})
 
@@ -148,6 +154,7 @@ class TRMModule(lightning.LightningModule):
             step=self.global_step,
             ignore_index=self.spec.ignore_index,
             all_gather=gather,
+            class_weights=self.class_weights,
         )
 
     @torch.no_grad()

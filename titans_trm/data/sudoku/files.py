@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titans_trm.data import sudoku_rules
 from titans_trm.data.files import decode
-from titans_trm.data.sudoku_geometry import Geometry
-from titans_trm.data.sudoku_solver import solve
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.rules import find_faults
+from titans_trm.data.sudoku.solver import solve
 from titans_trm.errors import InputError
 
 HEADER = ["source", "question", "answer", "rating"]
@@ -57,7 +57,7 @@ def read_table(path: str, raw: bytes, geometry: Geometry) -> Table:
         ratings=np.array([int(fields[3]) for _, fields in rows], dtype=np.int64),
         lines=[line for line, _ in rows],
     )
-    found = sudoku_rules.find_faults(table.puzzles, table.solutions, geometry)
+    found = find_faults(table.puzzles, table.solutions, geometry)
     for row in list(found)[:_MAX_SHOWN]:  # only those that can be shown are worth a search
         found[row] += _solvability(table.puzzles[row], geometry)
     faults |= {table.lines[row]: reason for row, reason in found.items()}
