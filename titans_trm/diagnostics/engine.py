@@ -104,16 +104,17 @@ class Engine:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides what is raised next, as plain values."""
+        """Return all that decides what is raised next, as plain values; rules about the process are left out."""
+        lasting = [name for name, rule in self.rules.items() if not rule.of_process]
         return {
             "checks": self.checks,
             "last_step": self.last_step,
             "looked": list(self.looked),
             "active": list(self.active),
             "alerts": [alert.to_dict() for alert in self.alerts],
-            "tracks": {name: dict(vars(track)) for name, track in self._tracks.items()},
-            "findings": {name: dict(vars(finding)) for name, finding in self._findings.items()},
-            "rules": {name: rule.state_dict() for name, rule in self.rules.items()},
+            "tracks": {name: dict(vars(self._tracks[name])) for name in lasting},
+            "findings": {name: dict(vars(self._findings[name])) for name in lasting if name in self._findings},
+            "rules": {name: self.rules[name].state_dict() for name in lasting},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
