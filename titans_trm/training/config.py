@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
 from titans_trm.data.sudoku.config import SudokuConfig
+from titans_trm.diagnostics.config import DiagnosticsConfig
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
@@ -161,6 +162,7 @@ class RunConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    diagnostics: DiagnosticsConfig | Literal["off"] = field(default_factory=DiagnosticsConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)  # extra Lightning callbacks: name -> `_target_` node
     logger: dict[str, Any] = field(default_factory=dict)  # Lightning loggers: name -> `_target_` node
 
