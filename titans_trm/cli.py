@@ -21,7 +21,11 @@ class Command(NamedTuple):
     summary: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "consult": Command("titans_trm.commands.consult", "Ask the specialist about a run, or for work in plain words."),
+    "scaffold": Command("titans_trm.commands.scaffold", "Write a new model with tests that pass from the start."),
+    "validate": Command("titans_trm.commands.validate", "Check a model before it is trained."),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

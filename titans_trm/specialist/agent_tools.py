@@ -16,7 +16,7 @@ _TEST_SET = re.compile(
     r"(^|/)evaluation/test|test_ledger|(^|/|_|-)test[\w.-]*\.(csv|csv\.gz|npz|npy|pt|parquet|jsonl?)$"
 )
 
-Guard = Callable[[Any, str | None, Any], Awaitable[dict[str, Any]]]
+Guard = Callable[[Any, str | None, Any], Awaitable[Any]]
 
 
 def tool_names() -> list[str]:

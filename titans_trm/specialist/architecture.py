@@ -7,7 +7,7 @@ import torch
 
 from titans_trm import schema
 from titans_trm.errors import InputError
-from titans_trm.models.config import TitansTRMConfig
+from titans_trm.models.config import BackboneConfig, MemoryConfig, TitansTRMConfig
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.specialist.model_checks import Finding
 
@@ -55,7 +55,7 @@ def _budget(config: TitansTRMConfig, total: int, claimed: int | None) -> Finding
 def _shares(model: TitansTRM, total: int) -> Finding:
     outside = sum(p.numel() for name, p in model.named_parameters() if "embedding" in name or name.startswith("head."))
     share = outside / total
-    return Finding("embedding share", share <= EMBEDDING_SHARE, f"{share:.0%} in embeddings and output head.")
+    return Finding("embedding share", share <= EMBEDDING_SHARE, f"{share:.1%} in embeddings and output head.")
 
 
 def _heads(config: TitansTRMConfig) -> Finding:
@@ -86,10 +86,15 @@ def _states(total: int, memory_bytes: int | None) -> Finding:
 
 def _unused(config: TitansTRMConfig, values: Mapping[str, Any]) -> Finding:
     idle = []
-    if not config.has_memory and "memory" in values:
-        idle.append("memory.* (gate=attention_only)")
-    if config.backbone.gate != "product" and "gate_activation" in values.get("backbone", {}):
-        idle.append(f"backbone.gate_activation (gate={config.backbone.gate})")
-    if not config.causal and "conv_width" in values.get("memory", {}):
+    if not config.has_memory:
+        idle += [f"memory.{key} (gate=attention_only)" for key in _changed(values, "memory", MemoryConfig())]
+    elif not config.causal and "conv_width" in _changed(values, "memory", MemoryConfig()):
         idle.append("memory.conv_width (grids have no order)")
+    if config.backbone.gate != "product" and "gate_activation" in _changed(values, "backbone", BackboneConfig()):
+        idle.append(f"backbone.gate_activation (gate={config.backbone.gate})")
     return Finding("unused keys", not idle, "none." if not idle else f"without effect: {', '.join(idle)}.")
+
+
+def _changed(values: Mapping[str, Any], section: str, defaults: Any) -> list[str]:
+    """Return the keys of a section that were set to something else than their default."""
+    return [key for key, value in values.get(section, {}).items() if value != getattr(defaults, key)]

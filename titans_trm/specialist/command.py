@@ -1,5 +1,6 @@
 """`specialist=command`: any program. The context package goes to its stdin, the results package comes from stdout."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -18,6 +19,7 @@ from titans_trm.specialist.redact import canonical, child_environment, scrub
 
 MAX_ANSWER = 1_000_000  # characters read from a program
 _GRACE_SECONDS = 2.0  # between the polite signal and the other one
+_running: "set[subprocess.Popen[str]]" = set()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def run_program(
         start_new_session=True,
     )
     status: int | None
+    _running.add(process)
     try:
         stdout, stderr = process.communicate(text, timeout=timeout)
         status = process.returncode
@@ -96,8 +99,17 @@ def run_program(
         except subprocess.TimeoutExpired:
             _stop_group(process, signal.SIGKILL)
             stdout, stderr = process.communicate()
+    finally:
+        _running.discard(process)
     _stop_group(process, signal.SIGKILL)  # what it may have left behind
     return Ran(stdout[:MAX_ANSWER], stderr[-MAX_ANSWER:], status, time.monotonic() - started)
+
+
+@atexit.register
+def stop_programs() -> None:
+    """End every program that still runs: nobody waits for its answer any more."""
+    for process in list(_running):
+        _stop_group(process, signal.SIGKILL)
 
 
 def _stop_group(process: "subprocess.Popen[str]", number: signal.Signals) -> None:

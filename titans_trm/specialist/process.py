@@ -1,6 +1,5 @@
 """The states a case goes through, as code and as a diagram (`resources/process.dot`, checked by a test)."""
 
-from collections.abc import Callable
 from enum import StrEnum
 
 
@@ -40,16 +39,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class Case:
-    """One consultation on its way through the process; a step that the diagram does not have is a bug.
+    """One consultation on its way through the process; a step that the diagram does not have is a bug."""
 
-    Args:
-        on_step: called with every state entered.
-    """
-
-    def __init__(self, on_step: Callable[[State], None] | None = None, start: State = State.DETECT) -> None:
-        self.state = start
-        self.path = [start]
-        self._on_step = on_step
+    def __init__(self) -> None:
+        self.state = State.DETECT
+        self.path = [State.DETECT]
 
     def to(self, state: State) -> None:
         """Enter `state`.
@@ -61,10 +55,3 @@ class Case:
             raise RuntimeError(f"no step leads from {self.state} to {state}; see resources/process.dot.")
         self.state = state
         self.path.append(state)
-        if self._on_step is not None:
-            self._on_step(state)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the case is recorded."""
-        return self.state is State.RECORD

@@ -24,6 +24,8 @@ Status = Literal[
 ]  # fmt: skip
 Severity = Literal["info", "low", "medium", "warn", "high", "error", "critical", "fatal"]
 
+OURS = ("measured", "call")  # of the results package: a specialist must leave them out
+
 
 class Part(BaseModel):
     """A part of a package: unknown fields are an error, values do not change."""
@@ -294,7 +296,7 @@ class Claim(Part):
 
 
 class ResultsPackage(Part):
-    """What a specialist gives back. `measured` is filled in by us only."""
+    """What a specialist gives back. `measured` and `call` are filled in by us only."""
 
     version: Literal["titans_trm.results/1"] = "titans_trm.results/1"
     status: Status
@@ -311,6 +313,7 @@ class ResultsPackage(Part):
     escalation: str | None = None
     reason: str | None = None  # with failed
     measured: list[Claim] = []
+    call: dict[str, Any] = {}  # how the call ended, what it cost, what became of it
 
 
 def read_context(values: Mapping[str, Any] | str) -> ContextPackage:
@@ -323,14 +326,15 @@ def read_results(values: Mapping[str, Any] | str, *, from_specialist: bool = Fal
 
     Args:
         values: a mapping or JSON text.
-        from_specialist: refuse what only we may fill in (`measured`).
+        from_specialist: refuse what only we may fill in.
 
     Raises:
         InputError: what is wrong, by name of the field.
     """
     package = _read(ResultsPackage, values, "results")
-    if from_specialist and package.measured:
-        raise InputError("results.measured is filled in by our own measurement; a specialist must leave it out.")
+    for name in OURS if from_specialist else ():
+        if getattr(package, name):
+            raise InputError(f"results.{name} is filled in by our own measurement; a specialist must leave it out.")
     return package
 
 
@@ -342,7 +346,9 @@ def json_schema(kind: Literal["context", "results"]) -> dict[str, Any]:
 def answer_schema() -> dict[str, Any]:
     """Return the schema an agent must answer in: the results package without what only we may fill in."""
     schema = json_schema("results")
-    del schema["properties"]["measured"], schema["$defs"]["Claim"]
+    for name in OURS:
+        del schema["properties"][name]
+    del schema["$defs"]["Claim"]
     return schema
 
 

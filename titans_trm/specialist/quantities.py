@@ -1,7 +1,8 @@
 """Read the quantities that people write into requirements: "25M target", "6GB", "real-time", "45ms (GPU)", "48/48"."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from titans_trm.errors import InputError
 
@@ -19,6 +20,22 @@ class Passed:
 
     passed: int
     total: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model costs here and now."""
+
+    parameters: int
+    latency_ms: float  # median of one forward pass
+    latency_p95_ms: float
+    peak_bytes: int | None  # of one forward pass on the card; None on a CPU, whose allocator keeps no record
+    repeats: int
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
 
 
 def parse_count(text: str | int, *, key: str = "parameters") -> int:

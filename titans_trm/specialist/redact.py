@@ -17,9 +17,9 @@ MAX_EXCERPT = 2_000  # characters of one excerpt
 REDACTED = "<redacted>"
 
 _SECRET_KEY = re.compile(r"(key|token|secret|passw|credential|authorization|cookie|dsn)", re.I)
-_PLAIN_KEY = re.compile(r"(^|_|\.)(key|tokens?|max_output_tokens|num_persistent_tokens|token_accuracy)$")  # of ours
+_PLAIN_KEY = re.compile(r"(^|[./])(key|max_output_tokens|num_persistent_tokens|token_accuracy|solve/token)$")  # of ours
 _ASSIGNMENT = re.compile(
-    r"(?i)\b([\w.-]*(?:api[_-]?key|token|secret|passw(?:or)?d|credential|authorization|cookie|dsn)[\w.-]*)"
+    r"(?i)\b(?![\w.]*(?:persistent_tokens|output_tokens|token_accuracy)\b)([\w.-]*(?:api[_-]?key|token|secret|passw(?:or)?d|credential|authorization|cookie|dsn)[\w.-]*)"
     r"(\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
 )
 _PREFIXED = re.compile(

@@ -163,12 +163,6 @@ REMEDIES: dict[str, RemedyKind] = {
             op="act",
             effect=_effect("loss/cross_entropy", "down", steps=100),
         ),
-        RemedyKind(
-            id="stop_run",
-            what="end the run cleanly, with a checkpoint",
-            op="act",
-            effect=_effect("loss/cross_entropy", "down"),
-        ),
     )
 }
 

@@ -10,7 +10,7 @@ INTENTS: tuple[Intent, ...] = get_args(Intent)
 # Weighted words. A request is scored by the sum over the patterns that it matches.
 _WORDS: dict[Intent, dict[str, float]] = {
     "implement": {
-        r"\b(implement|build|create|write|code|design)\b": 1.0,
+        r"\b(implement|build|create|write|code|design)\b": 1.5,
         r"\b(architecture|model|network|transformer|layer|module|backbone|head)\b": 1.0,
         r"\bfrom scratch\b|\bskeleton\b": 1.0,
     },
@@ -40,9 +40,9 @@ _WORDS: dict[Intent, dict[str, float]] = {
         r"\b(checkpointing|augmentation|scheduler|memory|gate|attention|logging)\b": 0.5,
     },
     "speed_up": {
-        r"\b(speed(ing)? ?up|faster|slow|latency|throughput|accelerate|real[- ]time)\b": 2.5,
+        r"\b(speed(ing)? ?up|faster|slow|latency|throughput|accelerate)\b": 2.5,
         r"\b(inference|forward|decod\w+|predict\w*|serving)\b": 1.0,
-        r"\b\d+ ?ms\b": 1.0,
+        r"\b\d+ ?ms\b|\breal[- ]time\b": 1.0,
     },
 }
 _ELSEWHERE: dict[str, tuple[str, str]] = {

@@ -5,7 +5,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from titans_trm.errors import InputError
+from titans_trm.specialist.quantities import Measured
 from titans_trm.specialist.texts import render
 
 
@@ -22,22 +23,6 @@ class File:
 
     path: str
     text: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a model costs here and now."""
-
-    parameters: int
-    latency_ms: float  # median of one forward pass
-    latency_p95_ms: float
-    peak_bytes: int | None  # of one forward pass on the card; None on a CPU, whose allocator keeps no record
-    repeats: int
-    device: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def create_model_skeleton(name: str) -> list[File]:
