@@ -77,8 +77,9 @@ def _convert_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
     if value is None and types.NoneType in members:
         return None
     members = tuple(member for member in members if member is not types.NoneType)
-    if len(members) == 1:
-        return convert(value, members[0], path)
+    sections = [member for member in members if is_dataclass(member)]
+    if len(members) == 1 or (isinstance(value, Mapping) and len(sections) == 1):
+        return convert(value, (sections or members)[0], path)
     errors = []
     for member in members:
         try:

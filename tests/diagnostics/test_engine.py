@@ -19,11 +19,8 @@ class Above(Rule):
 
     severity = "warn"
     needed, window, clear, warm_up = 2, 3, 2, False
-    memory = ("seen",)
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.seen = 0
+    memory = {"seen": 0}
+    seen: int
 
     def look(self, signals: Signals) -> Finding | None:
         self.seen += 1

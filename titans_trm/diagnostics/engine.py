@@ -59,6 +59,7 @@ class Engine:
         self.config = config
         self.active: dict[str, Alert] = {}  # by rule
         self.alerts: list[Alert] = []  # everything ever raised or written down as an effect, newest state
+        self.looked: list[str] = []  # rules that had what they watch at least once
         self.checks = 0
         self.last_step = 0
         self._tracks = {rule.id: _Track([], []) for rule in rules}
@@ -78,6 +79,10 @@ class Engine:
         self.last_step = signals.step
         update = Update()
         for rule in self.rules.values():
+            if not rule.can_look(signals):
+                continue
+            if rule.id not in self.looked:
+                self.looked.append(rule.id)
             finding = rule.look(signals)
             if rule.warm_up and signals.step <= self.warm_up_steps:
                 finding = None
@@ -103,6 +108,7 @@ class Engine:
         return {
             "checks": self.checks,
             "last_step": self.last_step,
+            "looked": list(self.looked),
             "active": list(self.active),
             "alerts": [alert.to_dict() for alert in self.alerts],
             "tracks": {name: dict(vars(track)) for name, track in self._tracks.items()},
@@ -112,7 +118,7 @@ class Engine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`; rules that were not there then start anew."""
-        self.checks, self.last_step = state["checks"], state["last_step"]
+        self.checks, self.last_step, self.looked = state["checks"], state["last_step"], list(state["looked"])
         self.alerts = [Alert.from_dict(alert) for alert in state["alerts"]]
         self.active = {alert.rule: alert for alert in self.alerts if alert.rule in state["active"]}
         for name, rule in self.rules.items():

@@ -1,6 +1,7 @@
 """`Rule`: the base class of all rules, and `Finding`, what one look at the signals gives."""
 
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -35,11 +36,14 @@ class Rule(ABC):
     clear: ClassVar[int] = 5  # checks without it after which an alert is over
     warm_up: ClassVar[bool] = True  # silent during the warm-up of the run
     explains: ClassVar[frozenset[str]] = frozenset()  # rules that are effects of this one, if they follow it
-    memory: ClassVar[tuple[str, ...]] = ()  # attributes that are saved
+    watches: ClassVar[tuple[str, ...]] = ()  # signals without which a check tells nothing; `gate/` = any that begins so
+    memory: ClassVar[dict[str, Any]] = {}  # attributes that are saved, with their first values
 
     def __init__(self, facts: RunFacts, limits: dict[str, float] | None = None) -> None:
         self.facts = facts
         self.limits = {**self.default_limits(), **(limits or {})}
+        for name, first in self.memory.items():
+            setattr(self, name, copy(first))
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
@@ -48,7 +52,14 @@ class Rule(ABC):
 
     @abstractmethod
     def look(self, signals: Signals) -> Finding | None:
-        """Return what is wrong at this check, or None. Called at every check, during the warm-up too."""
+        """Return what is wrong at this check, or None. Called where `can_look`, during the warm-up too."""
+
+    def can_look(self, signals: Signals) -> bool:
+        """Tell whether this check measured what the rule watches; if not, it counts neither for nor against."""
+        return all(
+            any(one.startswith(name) for one in signals.values) if name.endswith("/") else name in signals.values
+            for name in self.watches
+        )
 
     def remedies(self, finding: Finding) -> tuple[Remedy, ...]:
         """Return what could help, best first."""

@@ -9,12 +9,14 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
-from titans_trm.data.load import TaskData
+from titans_trm.data.load import TASKS, TaskData
 from titans_trm.data.spec import TaskSpec
+from titans_trm.diagnostics.facts import run_facts
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.training.callbacks.checkpoints import RunCheckpoints
 from titans_trm.training.callbacks.curves import LearningCurves
+from titans_trm.training.callbacks.diagnostics import Diagnostics
 from titans_trm.training.callbacks.ema import EMA
 from titans_trm.training.callbacks.metrics_csv import MetricsCSV
 from titans_trm.training.callbacks.pace import Pace
@@ -114,6 +116,16 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
         Pace(progress, max_minutes=trainer.max_time, command=continue_command(config)),
         LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment),
     ]
+    if config.diagnostics != "off":
+        found.append(
+            Diagnostics(
+                folder / "diagnostics",
+                config.diagnostics,
+                run_facts(config.to_dict()),
+                validate=TASKS[config.data.task](config.data).validate,
+                tell=lambda line: progress.print(line, highlight=False, soft_wrap=True),
+            )
+        )
     if trainer.early_stopping_patience is not None:
         found.append(
             EarlyStopping(

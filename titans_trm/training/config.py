@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
+from titans_trm.diagnostics.config import DiagnosticsConfig
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
@@ -152,6 +153,7 @@ class RunConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    diagnostics: DiagnosticsConfig | Literal["off"] = field(default_factory=DiagnosticsConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)  # extra Lightning callbacks: name -> `_target_` node
     logger: dict[str, Any] = field(default_factory=dict)  # Lightning loggers: name -> `_target_` node
     specialist: SpecialistConfig = field(default_factory=SpecialistConfig)  # who is called when an alarm is raised
