@@ -20,7 +20,7 @@ from titans_trm.specialist.protocol import (
     RootCause,
 )
 from titans_trm.specialist.redact import excerpt, scrub, scrub_values
-from titans_trm.specialist.remedies import REMEDIES, Levels, options_for
+from titans_trm.specialist.remedies import REMEDIES, Levels, options_of
 
 MAX_BYTES = 24_000  # of a package; history and excerpts are shortened first
 MAX_FILES = 30  # of the code, named in a package
@@ -69,7 +69,7 @@ def context_of_alarm(
             config=allowed_config(config),
             measurements=_measured(measurements or {}),
             diagnosis=diagnosis_of(causes),
-            allowed_remedies=options_for(alert.rule, levels),
+            allowed_remedies=options_of(alert, levels),
             history=[scrub_values(dict(record)) for record in history],
             limits=_limits(settings),
         )

@@ -1,13 +1,14 @@
 """The skill: from a request or a diagnosis to a verified results package. `execute_ml_expert` is the way in."""
 
 import asyncio
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from titans_trm.errors import InputError
 from titans_trm.specialist.audit import Audit, digest
-from titans_trm.specialist.claude import ClaudeSpecialist
+from titans_trm.specialist.claude import ClaudeSpecialist, require_agent
 from titans_trm.specialist.command import CommandSpecialist
 from titans_trm.specialist.config import SpecialistConfig
 from titans_trm.specialist.outcome import Approve, Outcome, Specialist, failed
@@ -90,6 +91,20 @@ def make_specialist(settings: SpecialistConfig, *, workspace: Path | None = None
     if settings.kind == "claude":
         return ClaudeSpecialist(settings, workspace=workspace, write=write)
     raise InputError("specialist=off: nobody is on call; choose rules, command or claude.")
+
+
+def check_reachable(settings: SpecialistConfig) -> None:
+    """Check that the specialist of `settings` can be called from here.
+
+    Raises:
+        InputError: his package or program is missing; says what to do.
+    """
+    if settings.mode == "record":
+        return
+    if settings.kind == "claude":
+        require_agent()
+    if settings.kind == "command" and shutil.which(settings.command[0]) is None:
+        raise InputError(f"specialist.command[0]={settings.command[0]} is not a program; give its name or full path.")
 
 
 def _answer(case: Case, context: ContextPackage, settings: SpecialistConfig, root: Path | None) -> Outcome:

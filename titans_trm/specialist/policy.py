@@ -81,15 +81,14 @@ class Policy:
             if kind.op == "set" and option.current is not None and math.isclose(bounded, option.current):
                 return Verdict(None, f"{kind.key} is {bounded:g} already")
             value = bounded
-        effect = remedy.expected_effect or kind.effect
+        effect = remedy.expected_effect or option.effect or kind.effect
         if effect.metric not in self.metrics:
             return Verdict(None, f"{effect.metric} is not measured; known are {', '.join(sorted(self.metrics))}")
-        if kind.op != "act" and effect.metric == kind.key:
-            return Verdict(None, "a remedy is not verified by its own knob")
         effect = ExpectedEffect(
             metric=effect.metric,
             direction=effect.direction,
             min_delta=max(effect.min_delta, 0.0),
+            reach=effect.reach,
             within_steps=min(max(effect.within_steps, 1), self.config.watch_steps),
         )
         accepted = Remedy(id=remedy.id, value=value, rationale=remedy.rationale, expected_effect=effect)

@@ -147,6 +147,16 @@ class Diagnosis(Part):
     analysis_artifacts: dict[str, str] = {}
 
 
+class ExpectedEffect(Part):
+    """What must be seen for a remedy to stay."""
+
+    metric: str
+    direction: Literal["up", "down"]
+    min_delta: float = 0.0
+    reach: float | None = None  # level that must be passed
+    within_steps: int = Field(default=200, ge=1)
+
+
 class RemedyOption(Part):
     """A change that may be asked for, and how far it may go."""
 
@@ -156,6 +166,8 @@ class RemedyOption(Part):
     current: float | None = None
     low: float | None = None
     high: float | None = None
+    suggested: float | None = None  # by the rule that raised the alarm
+    effect: ExpectedEffect | None = None  # by which it will be judged, if nothing better is named
 
 
 class Excerpt(Part):
@@ -191,15 +203,6 @@ class ContextPackage(Part):
     history: list[dict[str, Any]] = []  # remedies tried before and what came of them
     excerpts: list[Excerpt] = []
     limits: Limits = Limits()
-
-
-class ExpectedEffect(Part):
-    """What must be seen for a remedy to stay."""
-
-    metric: str
-    direction: Literal["up", "down"]
-    min_delta: float = 0.0
-    within_steps: int = Field(default=200, ge=1)
 
 
 class Remedy(Part):

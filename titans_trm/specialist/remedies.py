@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from titans_trm.diagnostics.alert import Alert, Verification
 from titans_trm.specialist.protocol import ExpectedEffect, Remedy, RemedyOption
 
 Levels = Mapping[str, float | None]  # current value of each remedy's key in the run; None where it is switched off
@@ -28,12 +29,7 @@ class RemedyKind:
     low: float | None = None
     high: float | None = None
     max_factor: float = math.inf
-    default: float | None = None  # value proposed where nothing better is known
     overrides: Callable[[float, float | None], list[str]] | None = None  # (value, current) -> words for train.py
-
-    def option(self, current: float | None) -> RemedyOption:
-        """Return what a specialist is told about this remedy."""
-        return RemedyOption(id=self.id, what=self.what, key=self.key, current=current, low=self.low, high=self.high)
 
     def as_overrides(self, value: float | None, current: float | None) -> list[str]:
         """Return the same change as words for a new `train.py`; empty for what only a run under way can do."""
@@ -64,7 +60,6 @@ REMEDIES: dict[str, RemedyKind] = {
             low=0.0,
             high=10.0,
             max_factor=10.0,
-            default=0.1,
             effect=_effect("halting/logit_std", "up", 0.05),
             overrides=lambda value, _: ["loss.diversity=logit_std", f"loss.diversity_weight={value:g}"],
         ),
@@ -76,7 +71,6 @@ REMEDIES: dict[str, RemedyKind] = {
             low=0.05,
             high=2.0,
             max_factor=10.0,
-            default=0.5,
             effect=_effect("loss/halting", "down", 0.02),
         ),
         RemedyKind(
@@ -86,14 +80,7 @@ REMEDIES: dict[str, RemedyKind] = {
             key="model.halting.exploration",
             low=0.0,
             high=0.5,
-            default=0.2,
             effect=_effect("halting/steps", "up", 0.1),
-        ),
-        RemedyKind(
-            id="act_head_reset",
-            what="draw the halting head anew, as at the start of a run",
-            op="act",
-            effect=_effect("halting/logit_std", "up", 0.05),
         ),
         RemedyKind(
             id="q_head_perturb",
@@ -108,7 +95,6 @@ REMEDIES: dict[str, RemedyKind] = {
             key="optimizer.lr",
             low=0.1,
             high=1.0,
-            default=0.5,
             effect=_CALMER,
         ),
         RemedyKind(
@@ -118,7 +104,6 @@ REMEDIES: dict[str, RemedyKind] = {
             key="optimizer.lr",
             low=1.0,
             high=2.0,
-            default=2.0,
             effect=_CALMER,
         ),
         RemedyKind(
@@ -128,7 +113,6 @@ REMEDIES: dict[str, RemedyKind] = {
             key="trainer.gradient_clip_val",
             low=0.1,
             high=10.0,
-            default=1.0,
             effect=_CALMER,
         ),
         RemedyKind(
@@ -138,7 +122,6 @@ REMEDIES: dict[str, RemedyKind] = {
             key="model.memory.max_inner_grad",
             low=0.1,
             high=10.0,
-            default=1.0,
             effect=_CALMER,
         ),
         RemedyKind(
@@ -148,7 +131,6 @@ REMEDIES: dict[str, RemedyKind] = {
             key="model.memory.max_step_size",
             low=0.1,
             high=1.0,
-            default=0.5,
             effect=_CALMER,
         ),
         RemedyKind(
@@ -166,40 +148,35 @@ REMEDIES: dict[str, RemedyKind] = {
     )
 }
 
-# Which remedies answer which rule of the diagnostics, best first. Rules that are not listed call for a person: a
-# parameter without a gradient or a leaking split is a bug or a fact about the data, not a knob.
-ANSWERS: dict[str, tuple[str, ...]] = {
-    "nonfinite": ("rollback_last_good", "lr_scale"),
-    "loss_spike": ("skip_batches", "lr_scale"),
-    "loss_divergence": ("rollback_last_good", "lr_scale"),
-    "grad_explode": ("grad_clip", "lr_scale"),
-    "update_ratio_high": ("lr_scale",),
-    "update_ratio_low": ("lr_raise",),
-    "act_collapse": ("act_diversity_weight", "q_head_perturb", "act_head_reset", "act_loss_weight"),
-    "act_miscalibrated": ("act_loss_weight", "act_head_reset"),
-    "act_never_halt": ("act_loss_weight", "act_head_reset"),
-    "act_always_halt": ("halt_exploration_prob", "act_loss_weight", "act_head_reset"),
-    "mem_blowup": ("memory_max_grad_norm", "memory_lr_scale"),
-    "inner_loss_divergence": ("memory_lr_scale", "memory_max_grad_norm"),
-    "val_regression": ("lr_scale",),
-}
 
+def options_of(alert: Alert, levels: Levels) -> list[RemedyOption]:
+    """Return what may be tried against an alarm, best first: what its rule suggests, as far as the allow-list goes.
 
-def options_for(rule: str, levels: Levels) -> list[RemedyOption]:
-    """Return the remedies that a specialist may choose from for `rule`, with the current values."""
-    return [REMEDIES[name].option(levels.get(name)) for name in ANSWERS.get(rule, ()) if name in levels]
-
-
-def propose(kind: RemedyKind, current: float | None, rationale: str) -> Remedy:
-    """Return `kind` with its default value, moved from the current one by no more than is allowed."""
-    value = kind.default
-    if kind.op == "set" and value is not None and current is not None and current > 0.0:
-        # A knob that already stands at the default or beyond is turned further, not set again.
-        further = {"grad_clip": 0.5, "memory_max_grad_norm": 0.5, "memory_lr_scale": 0.5}.get(kind.id, 2.0)
-        if (value - current) * (further - 1.0) <= 0.0:
-            value = current * further
-        value = clamp(kind, value, current)
-    return Remedy(id=kind.id, value=value, rationale=rationale, expected_effect=kind.effect)
+    A rule that suggests nothing calls for a person: a parameter without a gradient or a leaking split is a bug or a
+    fact about the data, not a knob.
+    """
+    options: dict[str, RemedyOption] = {}
+    for suggestion in alert.remedies:
+        change = suggestion.changes[0] if suggestion.changes else None
+        name = "lr_raise" if suggestion.id == "lr_scale" and change and change.value > 1.0 else suggestion.id
+        if name not in REMEDIES or name not in levels or name in options:
+            continue
+        kind, current = REMEDIES[name], levels[name]
+        value = None
+        if change is not None and kind.op != "act":
+            value = change.value if kind.op == "scale" else change.apply(0.0 if current is None else current)
+            value = clamp(kind, value, current)
+        options[name] = RemedyOption(
+            id=name,
+            what=kind.what,
+            key=kind.key,
+            current=current,
+            low=kind.low,
+            high=kind.high,
+            suggested=value,
+            effect=_effect_of(suggestion.verification) or kind.effect,
+        )
+    return list(options.values())
 
 
 def clamp(kind: RemedyKind, value: float, current: float | None) -> float:
@@ -227,4 +204,17 @@ def fix_command(overrides: list[str], remedies: list[tuple[Remedy, float | None]
 def describe(effect: ExpectedEffect) -> str:
     """Return a verification rule in words."""
     by = f" by at least {effect.min_delta:g}" if effect.min_delta else ""
-    return f"{effect.metric} goes {effect.direction}{by} within {effect.within_steps} steps, cross-entropy no worse"
+    to = "" if effect.reach is None else f" to {'above' if effect.direction == 'up' else 'below'} {effect.reach:g}"
+    return f"{effect.metric} goes {effect.direction}{by}{to} within {effect.within_steps} steps, cross-entropy no worse"
+
+
+def _effect_of(verification: Verification | None) -> ExpectedEffect | None:
+    """Return a rule's verification in the words of the packages; None where it would pass whatever happens."""
+    if verification is None or not math.isfinite(verification.value):
+        return None
+    return ExpectedEffect(
+        metric=verification.signal,
+        direction="up" if verification.op == ">" else "down",
+        reach=verification.value,
+        within_steps=verification.within_steps,
+    )

@@ -67,7 +67,7 @@ _ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
 }
 _OURS = re.compile(
-    r"\b(train\w*|models?|networks?|neural|transformer\w*|loss\w*|gradients?|inference|paper|arxiv|optimi[sz]\w+|lr"
+    r"\b(train\w*|models?|heads?|networks?|neural|transformer\w*|loss\w*|gradients?|inference|paper|arxiv|optimi[sz]\w+|lr"
     r"|learning rate|accuracy|epochs?|checkpoint\w*|attention|memory|halt\w*|act|trm|titans|pytorch|torch|layers?"
     r"|pipeline|data ?loader|overfit\w*|latency|f1|perplexity|fine[- ]?tun\w+|deep learning|architecture)\b",
     re.I,

@@ -7,12 +7,14 @@ from titans_trm.specialist.protocol import (
     Implementation,
     RecommendedFix,
     Remedy,
+    RemedyOption,
     ResultsPackage,
-    RootCause,
 )
-from titans_trm.specialist.remedies import ANSWERS, REMEDIES, describe, propose
+from titans_trm.specialist.remedies import REMEDIES, describe
 from titans_trm.specialist.router import Intent, route
 
+MAX_RATIONALE = 600  # characters, as the protocol says
+_LOOK = "look at the evidence; this is not a setting"
 # What this specialist can say without writing code.
 _PLANS: dict[Intent, str] = {
     "implement": (
@@ -65,45 +67,43 @@ class RulesSpecialist:
 
 def _treat(context: ContextPackage) -> ResultsPackage:
     assert context.diagnosis is not None
-    offered = {option.id: option for option in context.allowed_remedies}
-    failed = {record.get("remedy") for record in context.history if record.get("outcome") == "rolled_back"}
     causes = sorted(context.diagnosis.root_causes, key=lambda cause: cause.rank)
-    remedies: list[Remedy] = []
-    fixes: list[RecommendedFix] = []
-    for cause in causes:
-        for name in ANSWERS.get(cause.rule or "", ()):
-            if name not in offered or name in failed or name in [remedy.id for remedy in remedies]:
-                continue
-            current = offered[name].current
-            remedy = propose(REMEDIES[name], current, rationale=f"{cause.rule}: {cause.issue}"[:600])
-            remedies.append(remedy)
-            words = REMEDIES[name].as_overrides(remedy.value, current)
-            fixes.append(
-                RecommendedFix(
-                    priority=len(fixes) + 1,
-                    fix=REMEDIES[name].what,
-                    implementation=Implementation(change=" ".join(words)) if words else None,
-                    expected_impact=f"{REMEDIES[name].effect.metric} {REMEDIES[name].effect.direction}",
-                    effort="low",
-                    risk="low" if REMEDIES[name].op != "act" else "medium",
-                    verification=describe(REMEDIES[name].effect),
-                    remedy=name,
-                )
-            )
+    first = causes[0]
+    failed = {record["remedy"] for record in context.history if record.get("outcome") == "rolled_back"}
+    options = [option for option in context.allowed_remedies if option.id not in failed and option.id in REMEDIES]
     diagnosis = Diagnosis(
         status="diagnosis_complete",
-        confidence=max((cause.confidence for cause in causes), default=0.0),
-        root_causes=[_ranked(cause, rank) for rank, cause in enumerate(causes, start=1)],
-        recommended_fixes=fixes,
-        next_steps=[] if remedies else [_for_a_person(cause) for cause in causes],
+        confidence=first.confidence,
+        root_causes=causes,
+        recommended_fixes=[_fix(option, place) for place, option in enumerate(options, start=1)],
+        next_steps=[f"{cause.rule or cause.issue}: {cause.fix or _LOOK}" for cause in causes if options == []],
     )
-    if not remedies:
-        why = "no knob of the run answers this; it takes a person" if not failed else "what is known was tried already"
+    if not options:
+        why = "what is known was tried already" if failed else "no knob of the run answers this; it takes a person"
         return ResultsPackage(
-            status="escalated", confidence=diagnosis.confidence, diagnosis=diagnosis, remedies=[], escalation=why
+            status="escalated", confidence=first.confidence, diagnosis=diagnosis, remedies=[], escalation=why
         )
-    return ResultsPackage(
-        status="diagnosed", confidence=diagnosis.confidence, diagnosis=diagnosis, remedies=remedies[:3]
+    why = f"{first.rule}: {first.issue}"[:MAX_RATIONALE]
+    remedies = [
+        Remedy(id=option.id, value=option.suggested, rationale=why, expected_effect=option.effect)
+        for option in options[: context.limits.max_remedies]
+    ]
+    return ResultsPackage(status="diagnosed", confidence=first.confidence, diagnosis=diagnosis, remedies=remedies)
+
+
+def _fix(option: RemedyOption, place: int) -> RecommendedFix:
+    kind = REMEDIES[option.id]
+    effect = option.effect or kind.effect
+    words = kind.as_overrides(option.suggested, option.current)
+    return RecommendedFix(
+        priority=place,
+        fix=kind.what,
+        implementation=Implementation(change=" ".join(words)) if words else None,
+        expected_impact=f"{effect.metric} {effect.direction}",
+        effort="low",
+        risk="medium" if kind.op == "act" else "low",
+        verification=describe(effect),
+        remedy=option.id,
     )
 
 
@@ -125,11 +125,3 @@ def _plan(context: ContextPackage) -> ResultsPackage:
         clarifications=clarifications,
         missing_references=missing,
     )
-
-
-def _ranked(cause: RootCause, rank: int) -> RootCause:
-    return cause.model_copy(update={"rank": rank})
-
-
-def _for_a_person(cause: RootCause) -> str:
-    return f"{cause.rule or cause.issue}: {cause.fix or 'look at the evidence; this is not a setting'}"

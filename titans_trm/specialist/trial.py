@@ -105,11 +105,16 @@ class Trial:
         if math.isfinite(before_loss) and after_loss > before_loss * (1.0 + max_harm):
             return self._end(False, f"{HARM_METRIC} rose from {before_loss:.4g} to {after_loss:.4g}", after)
         metric, sign = effect["metric"], 1.0 if effect["direction"] == "up" else -1.0
-        before, now = self.before[metric], after[metric]
-        moved = sign * (now - before) if math.isfinite(before) else math.inf
+        before, now, reach = self.before[metric], after[metric], effect.get("reach")
         words = f"{metric} went from {before:.4g} to {now:.4g}"
-        if not math.isfinite(now) or moved < effect.get("min_delta", 0.0) or moved <= 0.0:
-            return self._end(False, f"{words}, not {effect['direction']} by {effect.get('min_delta', 0.0):g}", after)
+        if reach is not None:
+            seen = sign * (now - reach) > 0.0
+        else:
+            moved = sign * (now - before) if math.isfinite(before) else math.inf
+            seen = math.isfinite(now) and moved > 0.0 and moved >= effect.get("min_delta", 0.0)
+        if not seen:
+            goal = f"{effect['direction']} by {effect.get('min_delta', 0.0):g}" if reach is None else f"past {reach:g}"
+            return self._end(False, f"{words}, not {goal}", after)
         if self.rule in active:
             return self._end(False, f"{words}, but {self.rule} still stands", after)
         return self._end(True, words, after)

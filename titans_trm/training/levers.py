@@ -38,7 +38,6 @@ class Levers:
         self.checkpoints = checkpoints
         self._actions: dict[str, Callable[[int], None]] = {
             "q_head_perturb": self._perturb_head,
-            "act_head_reset": self._reset_head,
             "skip_batches": self._fresh_slots,
             "rollback_last_good": self._back_to_last_good,
         }
@@ -167,14 +166,6 @@ class Levers:
         # A generator of its own: the run's random state is as if nothing had been drawn.
         generator = torch.Generator().manual_seed(step)
         weight.add_(PERTURBATION_STD * torch.randn(weight.shape, generator=generator).to(weight))
-
-    @torch.no_grad()
-    def _reset_head(self, step: int) -> None:
-        head = self.module.model.act_head
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(step)
-            fresh = type(head)(head.weight.shape[1], head.config)
-        head.load_state_dict({name: value.to(head.weight) for name, value in fresh.state_dict().items()})
 
 
 def _finite(checkpoint: dict[str, Any]) -> bool:
