@@ -23,6 +23,9 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "data": Command("titans_trm.commands.data", "prepare, verify, audit, compare and count the data of a task"),
+    "consult": Command("titans_trm.commands.consult", "Ask the specialist about a run, or for work in plain words."),
+    "scaffold": Command("titans_trm.commands.scaffold", "Write a new model with tests that pass from the start."),
+    "validate": Command("titans_trm.commands.validate", "Check a model before it is trained."),
 }
 
 

@@ -13,6 +13,7 @@ from titans_trm.diagnostics.config import DiagnosticsConfig
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
+from titans_trm.specialist.config import SpecialistConfig
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -165,6 +166,7 @@ class RunConfig:
     diagnostics: DiagnosticsConfig | Literal["off"] = field(default_factory=DiagnosticsConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)  # extra Lightning callbacks: name -> `_target_` node
     logger: dict[str, Any] = field(default_factory=dict)  # Lightning loggers: name -> `_target_` node
+    specialist: SpecialistConfig = field(default_factory=SpecialistConfig)  # who is called when an alarm is raised
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
