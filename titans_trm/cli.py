@@ -21,7 +21,9 @@ class Command(NamedTuple):
     summary: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "ablate": Command("titans_trm.commands.ablate", "train a suite of ablations with seeds and write its table"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
