@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "report": Command("titans_trm.commands.report", "write report.html of a run"),
     "ablate": Command("titans_trm.commands.ablate", "train a suite of ablations with seeds and write its table"),
 }
 
