@@ -58,8 +58,8 @@ def _caption(example: Solving, step: int, halts: int | None) -> Html:
         tag("b", f"step {step}"),
         " · ",
         tag("span", "solved" if done else f"{len(scored) - right} wrong", class_="good" if done else "bad"),
-        f" · stop {100 * _sigmoid(logit):.0f} %" if math.isfinite(logit) else "",
-        tag("b", " ⏹") if step == halts else "",
+        f" · {100 * _sigmoid(logit):.0f} % sure" if math.isfinite(logit) else "",
+        join((" · ", tag("b", "halts here"))) if step == halts else "",
     ]
     return join(parts)
 

@@ -23,7 +23,8 @@ def results(evaluations: Sequence[Evaluation], command: str) -> Html:
         return section("results", "Results", missing("This run was not evaluated yet:", command))
     first = evaluations[0]
     blocks: list[Html] = [_metrics(one) for one in evaluations]
-    blocks += [_slices(first.slices, by) for by in _SLICE_NAMES if any(one.by == by for one in first.slices)]
+    slices = [_slices(first.slices, by) for by in _SLICE_NAMES if any(one.by == by for one in first.slices)]
+    blocks.append(tag("div", *slices, class_="charts"))
     blocks += [tag("h3", "Cost"), facts(_cost(first.cost)), tag("h3", "What was checked first"), facts(_guard(first))]
     lead = f"{first.weights.upper()} weights of {first.checkpoint} at step {first.global_step:,}; intervals at "
     lead += f"{100 * first.confidence:g} %, by groups of examples that are the same up to symmetry."
@@ -141,12 +142,12 @@ def _slices(slices: Sequence[Slice], by: str) -> Html:
             percent(one.exact_accuracy.value),
             interval(one.exact_accuracy),
             interval_bar(one.exact_accuracy.ci_low, one.exact_accuracy.value, one.exact_accuracy.ci_high),
-            _plain(one.mean_supervision_steps),
+            "–" if one.mean_supervision_steps.value is None else f"{one.mean_supervision_steps.value:.2f}",
         ]
         for one in slices
         if one.by == by
     ]
-    return join((tag("h3", title), table([unit, "n", "exactly right", "interval", "", "steps when adaptive"], rows)))
+    return tag("div", tag("h3", title), table([unit, "n", "exactly right", "interval", "", "adaptive steps"], rows))
 
 
 def _cost(cost: Cost) -> dict[str, object]:
@@ -192,8 +193,12 @@ def _depth(found: Difficulty) -> Html:
     middles = [(one.low + one.high) / 2 for one in found.bins]
     series = [_estimates("mean steps until it halts", middles, [one.mean_supervision_steps for one in found.bins], 0)]
     top = max((one.mean_supervision_steps.ci_high or 1.0) for one in found.bins)
-    chart = line_chart(series, x_label=f"rating: {found.rating_kind}", y_label="steps", y_range=(0, max(top * 1.1, 1)))
-    return figure(chart, "Harder examples, more steps?", note="supervision steps until the halting logit is positive")
+    chart = line_chart(series, x_label="rating", y_label="steps", y_range=(0, max(top * 1.1, 1)))
+    return figure(
+        chart,
+        "Harder examples, more steps?",
+        note=f"steps until the halting logit is positive; rating: {found.rating_kind}",
+    )
 
 
 def _reliability(one: Calibration) -> Html:

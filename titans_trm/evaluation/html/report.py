@@ -102,7 +102,7 @@ def _step_by_step(shown: Sequence[Shown], command: str) -> Html:
         return section("examples", "Solved step by step", missing("No example was kept. Run", command))
     lead = (
         "The answer after each supervision step. Bold on grey: given. Green: right, red: wrong, blue frame: changed "
-        "since the step before. “stop” is the halting probability; ⏹ marks the step at which the model would stop by itself."
+        "since the step before. “Sure” is the halting probability; “halts here” is where it would stop by itself."
     )
     drawn = [draw_solving(example, group.drawing) for group in shown for example in group.examples]
     return section("examples", "Solved step by step", *drawn, lead=lead)
