@@ -86,7 +86,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise InputError(f"{path}={value!r} is not a section of names and values.")
-        return {str(key): item for key, item in value.items()}
+        kind = arguments[1] if arguments else Any
+        return {str(key): convert(item, kind, _join(path, str(key))) for key, item in value.items()}
     return _convert_scalar(value, hint, path)
 
 
