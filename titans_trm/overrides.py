@@ -122,7 +122,9 @@ def _values(override: Override) -> list[Any]:
 
 
 def _check_option(group: str, option: Any, folders: Sequence[Path]) -> None:
-    options = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    inner = str(option).rpartition("/")[0]  # options may lie in sub-folders: experiment=ablation/no_memory
+    files = sorted(file for folder in folders for file in (folder / inner).glob("*.yaml"))
+    options = sorted({f"{inner}/{file.stem}" if inner else file.stem for file in files})
     if option is None:
         raise InputError(f"{group}=null is not an option; leave it out with ~{group}. Allowed: {', '.join(options)}.")
     if str(option) not in options:

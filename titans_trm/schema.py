@@ -86,7 +86,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise InputError(f"{path}={value!r} is not a section of names and values.")
-        return {str(key): item for key, item in value.items()}
+        kind = arguments[1] if arguments else Any
+        return {str(key): convert(item, kind, _join(path, str(key))) for key, item in value.items()}
     return _convert_scalar(value, hint, path)
 
 
@@ -102,8 +103,9 @@ def _convert_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
     if value is None and types.NoneType in members:
         return None
     members = tuple(member for member in members if member is not types.NoneType)
-    if len(members) == 1:
-        return convert(value, members[0], path)
+    sections = [member for member in members if is_dataclass(member)]
+    if len(members) == 1 or (isinstance(value, Mapping) and len(sections) == 1):
+        return convert(value, (sections or members)[0], path)
     errors = []
     for member in members:
         try:

@@ -1,6 +1,7 @@
 """Objects from a run's configuration, in one place: model, module, data module, callbacks, trainer."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,28 @@ import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
+from rich.markup import escape
 
+from titans_trm import __version__
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.fitted import ClassWeights, SampleWeights
 from titans_trm.data.load import TaskData
+from titans_trm.data.registry import make_task
 from titans_trm.data.spec import TaskSpec
+from titans_trm.diagnostics.facts import run_facts
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.specialist.expert import check_reachable
+from titans_trm.specialist.on_call import OnCall
 from titans_trm.training.callbacks.checkpoints import RunCheckpoints
 from titans_trm.training.callbacks.curves import LearningCurves
+from titans_trm.training.callbacks.diagnostics import Diagnostics
 from titans_trm.training.callbacks.ema import EMA
 from titans_trm.training.callbacks.metrics_csv import MetricsCSV
 from titans_trm.training.callbacks.pace import Pace
 from titans_trm.training.callbacks.progress import TrainingProgress
 from titans_trm.training.callbacks.report import TrainingReport
+from titans_trm.training.callbacks.specialist import SpecialistOnCall
 from titans_trm.training.callbacks.stopping import StopCleanly
 from titans_trm.training.checkpoint_io import AtomicCheckpointIO
 from titans_trm.training.config import ModelSettings, RunConfig
@@ -32,7 +41,11 @@ from titans_trm.training.module import TRMModule
 def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
     """Build the model of `settings` for a task; a size outside its budget is an `InputError`."""
     config = settings.build(
-        vocab_size=spec.vocab_size, seq_len=spec.seq_len, causal=spec.causal, num_puzzle_ids=spec.num_puzzle_ids
+        vocab_size=spec.vocab_size,
+        seq_len=spec.seq_len,
+        causal=spec.causal,
+        num_puzzle_ids=spec.num_puzzle_ids,
+        grid_shape=spec.grid_shape,
     )
     try:
         return TitansTRM(config)
@@ -127,6 +140,21 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
         Pace(progress, max_minutes=trainer.max_time, command=continue_command(config)),
         LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment),
     ]
+    if config.diagnostics != "off":
+
+        def tell(line: str) -> None:
+            progress.print(escape(line), highlight=False, soft_wrap=True)
+
+        diagnostics = Diagnostics(
+            folder / "diagnostics",
+            config.diagnostics,
+            run_facts(config.to_dict()),
+            validate=make_task(config.data).validate,
+            tell=tell,
+        )
+        found.append(diagnostics)
+        if config.specialist.kind != "off":
+            found.append(_specialist(config, folder, diagnostics, tell))
     if trainer.early_stopping_patience is not None:
         found.append(
             EarlyStopping(
@@ -140,6 +168,16 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
     # Its curve needs a logger; without one (~logger) the rate is still in metrics.csv.
     found += [one for one in extra if any(config.logger.values()) or not isinstance(one, LearningRateMonitor)]
     return [*found, checkpoints, StopCleanly(checkpoints, max_minutes=trainer.max_time)]
+
+
+def _specialist(
+    config: RunConfig, folder: Path, diagnostics: Diagnostics, tell: Callable[[str], None]
+) -> SpecialistOnCall:
+    """Put the specialist on call; one that cannot be reached is an `InputError` now, not in the middle of a run."""
+    check_reachable(config.specialist)
+    facts = {"experiment": config.experiment, "titans_trm": __version__, "device": config.hardware.name}
+    on_call = OnCall(folder, config.specialist, config.to_dict(), diagnostics.events, facts=facts, tell=tell)
+    return SpecialistOnCall(folder, on_call, lambda: (diagnostics.engine, diagnostics.latest))
 
 
 def _instantiate(key: str, node: Any, kind: type) -> Any:

@@ -5,6 +5,7 @@ the losses, the optimiser and the slots are plain objects that know nothing of L
 """
 
 import functools
+import time
 from typing import Any
 
 import lightning
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from titans_trm.data.batch import Batch
 from titans_trm.data.spec import TaskSpec
+from titans_trm.diagnostics.observation import Observation
 from titans_trm.evaluation.metrics import SolveMetrics
 from titans_trm.losses.config import LossConfig
 from titans_trm.losses.total import LossTerms, compute_loss
@@ -67,6 +69,8 @@ class TRMModule(lightning.LightningModule):
         self.compile_net = compile_net
         self.slots: SlotGroups | None = None
         self.running = RunningMeans()
+        self.observed: Observation | None = None  # the newest step, for whoever watches the run
+        self.grad_norm: Tensor | None = None  # of the newest optimiser step, before clipping
         self.val_metrics = SolveMetrics(spec.ignore_index)
         self._restored: dict[str, Any] | None = None
         # Not persistent: the weights follow from the training set, which a resumed run reads again.
@@ -96,11 +100,28 @@ class TRMModule(lightning.LightningModule):
         """Run one supervision step of every slot; `batch` is only Lightning's tick, the slots hold the examples."""
         assert self.slots is not None
         slots = self.slots.next()
+        started = time.perf_counter()
         examples, carry = slots.fill(self.device)
+        waited = time.perf_counter() - started
         output = self.model(examples.inputs, carry, examples.puzzle_ids)
         terms = self._loss(output, examples)
         finished = slots.advance(output)
         self._record(terms, output, finished)
+        self.observed = Observation(
+            total=terms.total.detach(),
+            cross_entropy=terms.cross_entropy.detach(),
+            halting=terms.halting.detach(),
+            diversity=terms.diversity.detach(),
+            example_cross_entropy=terms.example_cross_entropy,
+            right=terms.exactly_right,
+            token_accuracy=terms.token_accuracy,
+            halting_logits=output.halting_logits.detach(),
+            steps=finished.steps,
+            halted=finished.halted,
+            examples=examples,
+            carry=output.carry,
+            wait_seconds=waited,
+        )
         return terms.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -117,7 +138,8 @@ class TRMModule(lightning.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient's norm before clipping."""
         squares = [p.grad.detach().float().square().sum() for p in self.model.parameters() if p.grad is not None]
-        self.running.add("grad_norm", torch.stack(squares).sum().sqrt())
+        self.grad_norm = torch.stack(squares).sum().sqrt()
+        self.running.add("grad_norm", self.grad_norm)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser and its schedule, one rate per group, one step per optimiser step."""
