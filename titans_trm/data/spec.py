@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ IGNORE_INDEX = -100  # target of a position that is not scored
 
 # (inputs (B, N), targets (B, N), generator) -> the same shapes, a random symmetry applied to each example
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+# (inputs (B, N), answers (B, N)) -> (B,) bool: is the answer right by the rules, whatever the target says?
+Validity = Callable[[Tensor, Tensor], Tensor]
+# The metric that chooses the best weights and is told first; of bits_per_byte less is better, of the others more.
+Headline = Literal["exact_accuracy", "valid_optimal", "token_accuracy", "bits_per_byte"]
+LOWER_IS_BETTER = ("bits_per_byte",)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class TaskSpec:
     ignore_index: int = IGNORE_INDEX
     grid_shape: tuple[int, int] | None = None  # rows, columns of a grid task
     exactness: str = "An example is exactly right when every scored token is."
+    headline: Headline = "exact_accuracy"
+    valid: Validity | None = None  # reported as `valid_optimal`, where several answers are right
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:

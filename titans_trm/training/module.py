@@ -63,7 +63,9 @@ class TRMModule(lightning.LightningModule):
         self.compile_net = compile_net
         self.slots: SlotGroups | None = None
         self.running = RunningMeans()
-        self.val_metrics = SolveMetrics(spec.ignore_index)
+        self.val_metrics = SolveMetrics(
+            spec.ignore_index, valid=spec.valid, bits_per_byte=spec.headline == "bits_per_byte"
+        )
         self._restored: dict[str, Any] | None = None
         # Plain dicts only: anything else could not be read with weights_only=True.
         self.save_hyperparameters({"model": model.config.to_dict(), "run": config or {}})
@@ -100,7 +102,7 @@ class TRMModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Solve a batch with all supervision steps; the adaptive result follows from the same logits."""
         solution = solve(self.model, batch.inputs, batch.puzzle_ids, keep_steps=True)
-        self.val_metrics.update(solution, batch.targets)
+        self.val_metrics.update(solution, batch.targets, batch.inputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log what the validation subset says."""
