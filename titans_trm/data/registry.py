@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _TASKS = {
     "sudoku": ("SudokuConfig", "SudokuTask"),
     "arc": ("ArcConfig", "ArcTask"),
+    "maze": ("MazeConfig", "MazeTask"),
+    "mqar": ("MqarConfig", "MqarTask"),
+    "niah": ("NiahConfig", "NiahTask"),
+    "selective_copy": ("SelectiveCopyConfig", "SelectiveCopyTask"),
+    "text": ("TextConfig", "TextTask"),
 }
 
 
