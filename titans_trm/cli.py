@@ -21,7 +21,9 @@ class Command(NamedTuple):
     summary: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "diagnose": Command("titans_trm.commands.diagnose", "say what is wrong with a run, or that it is healthy"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
