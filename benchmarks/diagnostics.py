@@ -157,7 +157,10 @@ def _train(
     trainer.callbacks = [*([Strike(fault, undo)] if fault is not None else []), *kept, recorder]  # type: ignore[attr-defined]
     (watch,) = (one for one in kept if isinstance(one, Diagnostics))
     started = time.process_time()
-    trainer.fit(module, datamodule=datamodule)
+    try:
+        trainer.fit(module, datamodule=datamodule)
+    except RuntimeError as stopped:  # a validation refuses NaN: the run is over, the findings stand
+        print(f"{name} seed {seed} ended early: {stopped}", flush=True)
     return {
         "name": name,
         "seed": seed,

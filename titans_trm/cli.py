@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("titans_trm.commands.validate", "check a model before it is trained"),
     "report": Command("titans_trm.commands.report", "write report.html of a run"),
     "ablate": Command("titans_trm.commands.ablate", "train a suite of ablations with seeds and write its table"),
+    "diagnose": Command("titans_trm.commands.diagnose", "say what is wrong with a run, or that it is healthy"),
 }
 
 

@@ -109,7 +109,9 @@ class Diagnostics(Callback):
             self._restored = None
             self.events.append("resumed", step=step)
             return
-        self.events.append("started", step=step, data={"rules": list(self.engine.rules)})
+        self.events.append(
+            "started", step=step, data={"vocab_size": self.facts.vocab_size, "rules": list(self.engine.rules)}
+        )
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         self._take(preflight(data.train, data.val), trainer)
 
