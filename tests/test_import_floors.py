@@ -98,6 +98,7 @@ CHEAP = [
     "titans_trm.losses.config",
     "titans_trm.optim.config",
     "titans_trm.data.config",
+    "titans_trm.specialist.config",
 ]
 
 
