@@ -22,6 +22,9 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "robustness": Command(
+        "titans_trm.commands.robustness", "attack a trained model, corrupt its clues, change its data"
+    ),
     "report": Command("titans_trm.commands.report", "write report.html of a run"),
     "ablate": Command("titans_trm.commands.ablate", "train a suite of ablations with seeds and write its table"),
 }
