@@ -5,6 +5,7 @@ the losses, the optimiser and the slots are plain objects that know nothing of L
 """
 
 import functools
+import time
 from typing import Any
 
 import lightning
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from titans_trm.data.batch import Batch
 from titans_trm.data.spec import TaskSpec
+from titans_trm.diagnostics.observation import Observation
 from titans_trm.evaluation.metrics import SolveMetrics
 from titans_trm.losses.config import LossConfig
 from titans_trm.losses.total import LossTerms, compute_loss
@@ -39,7 +41,10 @@ class TRMModule(lightning.LightningModule):
         max_steps: length of the run.
         config: the whole run as plain dicts, stored in every checkpoint.
         compile_net: compile the network in place once it is on its device.
+        class_weights: (V,) factor of each scored token by its target, fitted on the training set; None = all 1.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class TRMModule(lightning.LightningModule):
         max_steps: int,
         config: dict[str, Any] | None = None,
         compile_net: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -63,8 +69,14 @@ class TRMModule(lightning.LightningModule):
         self.compile_net = compile_net
         self.slots: SlotGroups | None = None
         self.running = RunningMeans()
-        self.val_metrics = SolveMetrics(spec.ignore_index)
+        self.observed: Observation | None = None  # the newest step, for whoever watches the run
+        self.grad_norm: Tensor | None = None  # of the newest optimiser step, before clipping
+        self.val_metrics = SolveMetrics(
+            spec.ignore_index, valid=spec.valid, bits_per_byte=spec.headline == "bits_per_byte"
+        )
         self._restored: dict[str, Any] | None = None
+        # Not persistent: the weights follow from the training set, which a resumed run reads again.
+        self.register_buffer("class_weights", class_weights, persistent=False)
         # Plain dicts only: anything else could not be read with weights_only=True.
         self.save_hyperparameters({"model": model.config.to_dict(), "run": config or {}})
 
@@ -90,17 +102,34 @@ class TRMModule(lightning.LightningModule):
         """Run one supervision step of every slot; `batch` is only Lightning's tick, the slots hold the examples."""
         assert self.slots is not None
         slots = self.slots.next()
+        started = time.perf_counter()
         examples, carry = slots.fill(self.device)
+        waited = time.perf_counter() - started
         output = self.model(examples.inputs, carry, examples.puzzle_ids)
         terms = self._loss(output, examples)
         finished = slots.advance(output)
         self._record(terms, output, finished)
+        self.observed = Observation(
+            total=terms.total.detach(),
+            cross_entropy=terms.cross_entropy.detach(),
+            halting=terms.halting.detach(),
+            diversity=terms.diversity.detach(),
+            example_cross_entropy=terms.example_cross_entropy,
+            right=terms.exactly_right,
+            token_accuracy=terms.token_accuracy,
+            halting_logits=output.halting_logits.detach(),
+            steps=finished.steps,
+            halted=finished.halted,
+            examples=examples,
+            carry=output.carry,
+            wait_seconds=waited,
+        )
         return terms.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Solve a batch with all supervision steps; the adaptive result follows from the same logits."""
         solution = solve(self.model, batch.inputs, batch.puzzle_ids, keep_steps=True)
-        self.val_metrics.update(solution, batch.targets)
+        self.val_metrics.update(solution, batch.targets, batch.inputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log what the validation subset says."""
@@ -111,7 +140,8 @@ class TRMModule(lightning.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient's norm before clipping."""
         squares = [p.grad.detach().float().square().sum() for p in self.model.parameters() if p.grad is not None]
-        self.running.add("grad_norm", torch.stack(squares).sum().sqrt())
+        self.grad_norm = torch.stack(squares).sum().sqrt()
+        self.running.add("grad_norm", self.grad_norm)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser and its schedule, one rate per group, one step per optimiser step."""
@@ -148,6 +178,7 @@ class TRMModule(lightning.LightningModule):
             step=self.global_step,
             ignore_index=self.spec.ignore_index,
             all_gather=gather,
+            class_weights=self.class_weights,
         )
 
     @torch.no_grad()

@@ -55,6 +55,16 @@ class SlotGroups:
         """Examples that halted, over all groups of this rank."""
         return sum(group.examples_finished for group in self.groups)
 
+    @property
+    def upcoming(self) -> "Slots":
+        """The group whose turn is next."""
+        return self.groups[self._turn]
+
+    @property
+    def latest(self) -> int:
+        """Place of the group whose turn was last."""
+        return (self._turn - 1) % len(self.groups)
+
     def next(self) -> "Slots":
         """Return the group whose turn it is."""
         group = self.groups[self._turn]
