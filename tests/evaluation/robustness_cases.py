@@ -2,9 +2,9 @@
 
 import torch
 
-from titans_trm.data.config import DataConfig
 from titans_trm.data.examples import ExampleSet
-from titans_trm.data.sudoku import SudokuTask
+from titans_trm.data.sudoku.config import SudokuConfig
+from titans_trm.data.sudoku.task import SudokuTask
 from titans_trm.models.config import (
     BackboneConfig,
     HaltingConfig,
@@ -33,5 +33,5 @@ def nano(*, num_recursions: int = 2, max_supervision_steps: int = 2) -> TitansTR
 def examples_of(*, clues: tuple[int, int], seed: int, count: int, split: str = "train") -> ExampleSet:
     """Return freshly generated puzzles."""
     sizes = {"num_train": 1, "num_val": 1, "num_test": 1, f"num_{split}": count}
-    config = DataConfig(size=4, source="generated", clues=clues, seed=seed, **sizes)
+    config = SudokuConfig(size=4, source="generated", clues=clues, seed=seed, **sizes)
     return SudokuTask(4).generate(config)[0][split]

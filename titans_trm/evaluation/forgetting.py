@@ -13,7 +13,7 @@ from torch import Tensor
 
 from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet
-from titans_trm.data.spec import Augment
+from titans_trm.data.spec import Augment, AugmentWithIds
 from titans_trm.data.stream import ExampleStream
 from titans_trm.evaluation.results import Estimate
 from titans_trm.evaluation.solving import solve_examples
@@ -31,7 +31,7 @@ class Material:
 
     train: ExampleSet
     probe: ExampleSet  # whose accuracy is watched; shares no group with `train` of either task
-    augment: Augment | None
+    augment: Augment | AugmentWithIds | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,8 @@ def robustness(run: str, settings: RobustnessSettings, other: Sequence[str] = ()
     folder = RunFolder.open(run)
     if not folder.has_checkpoint:
         raise InputError(f"run={folder.path} has no checkpoint yet; wait for its first one, or choose another run.")
+    if settings.forget_steps and not other:
+        raise InputError("forget_steps needs other data to learn next; add words such as data.clues=[4,6].")
     config = load_config(folder.path)
     data = load_data(config.data)
     elsewhere = _other_data(config, data, other) if other else None
@@ -103,9 +105,7 @@ def robustness(run: str, settings: RobustnessSettings, other: Sequence[str] = ()
     if elsewhere is not None:
         shifts["other data"] = detect_shift(data.train, elsewhere.val, alpha=settings.alpha)
     forgetting = []
-    if settings.forget_steps:
-        if elsewhere is None:
-            raise InputError("forget_steps needs other data to learn next; add words such as data.clues=[4,6].")
+    if settings.forget_steps and elsewhere is not None:
         forgetting = _forgetting(model, config, data, elsewhere, settings)
     result = {
         "split": "val",

@@ -87,11 +87,15 @@ def robustness(found: Mapping[str, Any], run: str) -> Html:
         hint = missing("Not measured yet:", f"titans-trm robustness {run}")
         return section("robustness", "Robustness", hint)
     charts = [_disturbed(test) for test in found.get("tests", [])]
-    blocks = [tag("div", *charts, class_="charts"), tag("h3", "Distribution shift"), _shift(found.get("shift", {}))]
+    blocks: list[Html] = [
+        tag("div", *charts, class_="charts"),
+        tag("h3", "Distribution shift"),
+        _shift(found.get("shift", {})),
+    ]
     if found.get("forgetting"):
-        lead = tag("p", f"Learning {' '.join(found.get('other_data', []))} next.", class_="muted")
+        what = tag("p", f"Learning {' '.join(found.get('other_data', []))} next.", class_="muted")
         drawn = [_forgotten(found["forgetting"], which) for which in ("old", "new")]
-        blocks += [tag("h3", "Forgetting"), lead, tag("div", *drawn, class_="charts")]
+        blocks += [tag("h3", "Forgetting"), what, tag("div", *drawn, class_="charts")]
     lead = f"{found.get('n', 0):,} examples of {found.get('split')}; details in evaluation/robustness.json."
     return section("robustness", "Robustness", *blocks, lead=lead)
 
@@ -152,16 +156,16 @@ def interval(estimate: Estimate) -> str:
 
 
 def _metrics(one: Evaluation) -> Html:
-    rows = []
+    rows: list[list[object]] = []
     for name, estimate in one.metrics.items():
         is_share = estimate.value is None or (0.0 <= estimate.value <= 1.0 and name not in _SHARES)
         value = percent(estimate.value) if is_share else f"{estimate.value:.4f}"
         ends = interval(estimate) if is_share else _ends(estimate)
         bar = interval_bar(estimate.ci_low, estimate.value, estimate.ci_high) if is_share else Html("")
         rows.append([name.replace("_", " "), value, ends, bar])
-    for name, value in one.baselines.items():
+    for name, share in one.baselines.items():
         label = tag("span", f"token accuracy of {name.replace('_', ' ')} (no model)", class_="muted")
-        rows.append([label, percent(value), "", interval_bar(None, value, None)])
+        rows.append([label, percent(share), "", interval_bar(None, share, None)])
     title = f"{one.split}: {one.n:,} examples in {one.groups:,} groups"
     return join((tag("h3", title), table(["metric", "value", f"{100 * one.confidence:g} % interval", ""], rows)))
 
