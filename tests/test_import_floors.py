@@ -105,6 +105,7 @@ CHEAP = [
     "titans_trm.data.config",
     "titans_trm.data.registry",
     *(f"titans_trm.data.{name}.config" for name in TASKS),
+    "titans_trm.specialist.config",
 ]
 
 

@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMon
 from lightning.pytorch.loggers import Logger
 from rich.markup import escape
 
-from titans_trm import __version__
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.fitted import ClassWeights, SampleWeights
 from titans_trm.data.load import TaskData
@@ -183,7 +182,7 @@ def _specialist(
 ) -> SpecialistOnCall:
     """Put the specialist on call; one that cannot be reached is an `InputError` now, not in the middle of a run."""
     check_reachable(config.specialist)
-    facts = {"experiment": config.experiment, "titans_trm": __version__, "device": config.hardware.name}
+    facts = {"experiment": config.experiment, "device": config.hardware.name}
     on_call = OnCall(folder, config.specialist, config.to_dict(), diagnostics.events, facts=facts, tell=tell)
     return SpecialistOnCall(folder, on_call, lambda: (diagnostics.engine, diagnostics.latest))
 
