@@ -4,7 +4,7 @@ import math
 
 from titans_trm.diagnostics import remedies
 from titans_trm.diagnostics.alert import Remedy
-from titans_trm.diagnostics.rule import Finding, Rule
+from titans_trm.diagnostics.rule import ALL, Finding, Rule
 from titans_trm.diagnostics.series import median, push, robust_z
 from titans_trm.diagnostics.signals import Signals
 
@@ -17,6 +17,7 @@ class NonFinite(Rule):
     severity = "fatal"
     needed, window, clear, warm_up = 1, 1, 3, False
     watches = ("loss/nonfinite",)
+    explains = ALL
 
     def look(self, signals: Signals) -> Finding | None:
         """Fire on any such step; under a scaler only when every step was skipped."""
