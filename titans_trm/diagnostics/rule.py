@@ -34,6 +34,7 @@ class Rule(ABC):
     id: ClassVar[str]
     severity: ClassVar[Severity] = "warn"
     title: ClassVar[str]  # a few words for tables: "halting head collapsed"
+    source: ClassVar[str] = "ours"  # of criterion and threshold; ours: set on calibration runs, see the benchmark
     needed: ClassVar[int] = 3  # checks at which the criterion must hold ...
     window: ClassVar[int] = 4  # ... of the last so many
     clear: ClassVar[int] = 5  # checks without it after which an alert is over

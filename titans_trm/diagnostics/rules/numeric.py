@@ -14,6 +14,7 @@ class NonFinite(Rule):
 
     id = "nonfinite"
     title = "numbers that are not finite"
+    source = "SageMaker Debugger ExplodingTensor"
     severity = "fatal"
     needed, window, clear, warm_up = 1, 1, 3, False
     watches = ("loss/nonfinite",)
@@ -43,6 +44,7 @@ class LossSpike(Rule):
 
     id = "loss_spike"
     title = "loss spikes"
+    source = "ours; Lightning SpikeDetection asks for 3 times the mean and then stops the run"
     needed, window = 1, 2
     watches = ("loss/cross_entropy_max",)
     memory = {"recent": []}
@@ -119,6 +121,7 @@ class LossPlateau(Rule):
 
     id = "loss_plateau"
     title = "loss stands still"
+    source = "ours, with Welch (1947); compare SageMaker Debugger LossNotDecreasing (0.1 % in 10 steps)"
     needed, window, clear = 5, 6, 2
     watches = ("loss/cross_entropy", "solve/exact")
     memory = {"recent": [], "entropy": None}
@@ -174,6 +177,7 @@ class InitialLoss(Rule):
 
     id = "init_loss"
     title = "odd loss at the start"
+    source = "TheDeepChecker, initial loss"
     severity = "info"
     needed, window, clear, warm_up = 1, 1, 3, False
     watches = ("loss/cross_entropy",)
