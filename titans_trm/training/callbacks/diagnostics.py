@@ -67,6 +67,7 @@ class Diagnostics(Callback):
         self.events = EventLog(folder / "events.jsonl")
         self.record = SignalLog(folder / "signals.jsonl")
         self.seconds = 0.0  # CPU time spent here by this process
+        self.latest: Signals | None = None  # of the newest check
         self._validate = validate
         self._memory_budget = memory_budget
         self._tell = tell or logger.warning
@@ -207,6 +208,7 @@ class Diagnostics(Callback):
         return step % self.config.every_steps == 0
 
     def _take(self, signals: Signals, trainer: lightning.Trainer) -> None:
+        self.latest = signals
         self.record.append(signals)
         self._publish(self.engine.update(signals), trainer)
         for board in self._boards(trainer):

@@ -1,0 +1,1 @@
+"""The specialist on call: packages, skill, specialists, verification, remedies and their audit."""
