@@ -1,6 +1,7 @@
 """Every rule fires on what it is for, through the engine, and stays silent on the healthy case that looks like it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ Make = Callable[[int], Values]  # check number, from 0 -> signals; the fault str
 
 STRIKE, CHECKS = 30, 60
 FACTS = RunFacts(max_steps=600, vocab_size=6, max_supervision_steps=4, batch_size=64)
-CONVEX = RunFacts(max_steps=600, vocab_size=6, batch_size=64, gate="convex")
+CONVEX = replace(FACTS, gate="convex")
 
 
 def healthy(check: int) -> Values:
@@ -228,6 +229,11 @@ def test_a_low_rate_is_told_from_the_way_the_weights_will_go() -> None:
 )
 def test_a_uniform_head_is_right_while_there_is_nothing_to_tell_apart(values: Values) -> None:
     assert "act_collapse" not in {alert.rule for alert in run(named(values)).alerts}
+
+
+def test_with_a_single_step_there_is_nothing_to_halt() -> None:
+    single = replace(FACTS, max_supervision_steps=1)
+    assert run(named({**STUCK, "halting/logit_std": 1e-3, "halting/probability": 0.001}), facts=single).alerts == []
 
 
 def test_a_head_that_is_on_its_way_is_left_alone() -> None:
