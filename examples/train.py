@@ -5,9 +5,9 @@ import sys
 import torch
 
 from titans_trm import TitansTRM, TitansTRMConfig, solve
-from titans_trm.data.config import DataConfig
 from titans_trm.data.load import load_data
 from titans_trm.data.stream import ExampleStream
+from titans_trm.data.sudoku.config import SudokuConfig
 from titans_trm.losses.config import LossConfig
 from titans_trm.losses.total import compute_loss
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig
@@ -15,7 +15,7 @@ from titans_trm.optim.build import build_optimizer
 from titans_trm.optim.config import OptimizerConfig
 
 torch.manual_seed(0)
-data = load_data(DataConfig(size=4, source="generated", num_train=2000, num_val=200, num_test=200, clues=(8, 12)))
+data = load_data(SudokuConfig(size=4, source="generated", num_train=2000, num_val=200, num_test=200, clues=(8, 12)))
 config = TitansTRMConfig(
     vocab_size=data.spec.vocab_size, seq_len=data.spec.seq_len, width=64, learned_positions=True,
     backbone=BackboneConfig(num_blocks=2, num_heads=4, mlp_hidden=192), memory=MemoryConfig(num_heads=4, expansion=2),

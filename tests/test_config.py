@@ -41,7 +41,9 @@ from titans_trm.training.config import (
 
 CONF = config_dir()
 FILES = sorted(CONF.rglob("*.yaml"))
-EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    file.relative_to(CONF / "experiment").with_suffix("").as_posix() for file in (CONF / "experiment").rglob("*.yaml")
+)
 DEBUG = sorted(file.stem for file in (CONF / "debug").glob("*.yaml"))
 GROUPS = [
     "data",
@@ -195,6 +197,11 @@ def test_a_misspelt_option_of_any_group_lists_the_options_and_guesses(group: str
     message = str(caught.value)
     assert message.startswith(f"{group}={options[0][:-1]} does not exist. Did you mean {group}=")
     assert message.endswith(f"Allowed: {', '.join(options)}.")
+
+
+def test_a_misspelt_option_of_a_sub_folder_lists_that_folder() -> None:
+    with pytest.raises(InputError, match=r"Did you mean experiment=ablation/no_memory\? Allowed: ablation/base, "):
+        compose("train", ["experiment=ablation/no_memry"])
 
 
 SECTIONS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from titans_trm.config import compose, config_dir
-from titans_trm.data.sudoku import SudokuTask
+from titans_trm.data.sudoku.task import SudokuTask
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
 

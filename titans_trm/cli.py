@@ -22,9 +22,13 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "consult": Command("titans_trm.commands.consult", "Ask the specialist about a run, or for work in plain words."),
-    "scaffold": Command("titans_trm.commands.scaffold", "Write a new model with tests that pass from the start."),
-    "validate": Command("titans_trm.commands.validate", "Check a model before it is trained."),
+    "data": Command("titans_trm.commands.data", "prepare, verify, audit, compare and count the data of a task"),
+    "consult": Command("titans_trm.commands.consult", "ask the specialist about a run, or for work in plain words"),
+    "scaffold": Command("titans_trm.commands.scaffold", "write a new model with tests that pass from the start"),
+    "validate": Command("titans_trm.commands.validate", "check a model before it is trained"),
+    "report": Command("titans_trm.commands.report", "write report.html of a run"),
+    "ablate": Command("titans_trm.commands.ablate", "train a suite of ablations with seeds and write its table"),
+    "diagnose": Command("titans_trm.commands.diagnose", "say what is wrong with a run, or that it is healthy"),
 }
 
 

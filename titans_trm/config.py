@@ -4,6 +4,7 @@ No torch here: a misspelt key is reported before anything heavy is imported.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import Any, Literal, TypeVar, overload
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from titans_trm import schema
 from titans_trm.errors import InputError
-from titans_trm.overrides import check_overrides, explained
+from titans_trm.overrides import check_overrides, check_variant_keys, explained
 from titans_trm.training.config import EvaluateConfig, Precision, ProfileConfig, RunConfig
 
 SCHEMAS: dict[str, type] = {"train": RunConfig, "evaluate": EvaluateConfig, "profile": ProfileConfig}
@@ -61,7 +63,12 @@ def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> Any:
     kind, overrides = SCHEMAS[config_name], list(overrides)
     check_overrides(overrides, kind, config_dir() / f"{config_name}.yaml")
     with _hydra(), explained():
-        return validate(hydra_compose(config_name, overrides=overrides), kind, overrides=overrides)
+        try:
+            composed = hydra_compose(config_name, overrides=overrides)
+        except ConfigCompositionException:
+            check_variant_keys(overrides, kind, functools.partial(hydra_compose, config_name))
+            raise
+        return validate(composed, kind, overrides=overrides)
 
 
 def validate(

@@ -1,7 +1,7 @@
 """Judge command-line overrides before Hydra does: name the key, the options and the nearest word."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any, get_args, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from titans_trm.errors import InputError
-from titans_trm.schema import suggest
+from titans_trm.schema import has_variants, select_variant, suggest
 
 _SET_BY_THE_ENTRY_POINT = ("overrides",)
 
@@ -39,6 +39,29 @@ def check_overrides(overrides: Sequence[str], kind: type, config_file: Path, *, 
                 _check_option(key, option, folders)
         else:
             _check_key(key, kind, groups)
+
+
+def check_variant_keys(overrides: Sequence[str], kind: type, compose: Callable[[list[str]], DictConfig]) -> None:
+    """Check overrides such as `data.size=4` whose schema a value of the configuration selects (`data.task`).
+
+    `compose` composes a list of overrides. Called when Hydra could not compose all of them, to say it better.
+
+    Raises:
+        InputError: a key is not one of the selected schema.
+    """
+    hints = get_type_hints(kind)
+    for name in (field.name for field in fields(kind) if has_variants(hints[field.name])):
+        inside = [one for one in parse(overrides) if one.key_or_group.startswith(f"{name}.")]
+        rest = [text for text in overrides if text not in [one.input_line for one in inside]]
+        selector, _ = hints[name].variants()
+        rest += [one.input_line or "" for one in inside if one.key_or_group == f"{name}.{selector}"]
+        schema, selected_by = select_variant(hints[name], compose(rest)[name], name)
+        known = [field.name for field in fields(schema)]
+        for one in inside:
+            part = one.key_or_group.removeprefix(f"{name}.").partition(".")[0]
+            if part not in known:
+                suggestion = suggest(part, known, prefix=name)
+                raise InputError(f"{name}.{part} is not a key. {suggestion} These are the keys of {selected_by}.")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -99,7 +122,9 @@ def _values(override: Override) -> list[Any]:
 
 
 def _check_option(group: str, option: Any, folders: Sequence[Path]) -> None:
-    options = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    inner = str(option).rpartition("/")[0]  # options may lie in sub-folders: experiment=ablation/no_memory
+    files = sorted(file for folder in folders for file in (folder / inner).glob("*.yaml"))
+    options = sorted({f"{inner}/{file.stem}" if inner else file.stem for file in files})
     if option is None:
         raise InputError(f"{group}=null is not an option; leave it out with ~{group}. Allowed: {', '.join(options)}.")
     if str(option) not in options:
@@ -126,4 +151,6 @@ def _check_key(key: str, kind: type, groups: Sequence[str]) -> None:
             if rest and dict not in [getattr(member, "__origin__", member) for member in members]:
                 raise InputError(f"{key} is not a key: {path} is a value, not a section. Write {path}=VALUE.")
             return
+        if has_variants(sections[0]):
+            return  # which keys there are depends on a value of the composed configuration: `check_variant_keys`
         schema = sections[0]  # type: ignore[assignment]

@@ -28,10 +28,12 @@ def build(schema: type[Config], values: Mapping[str, Any], path: str = "") -> Co
         raise InputError(
             f"{path or 'configuration'}={values!r} is not a section; it holds the keys {_listed(_names(schema))}."
         )
+    schema, selected_by = select_variant(schema, values, path)
     known = _names(schema)
     for key in values:
         if key not in known:
-            raise InputError(f"{_join(path, str(key))} is not a key. {suggest(str(key), known, prefix=path)}")
+            note = f" These are the keys of {selected_by}." if selected_by else ""
+            raise InputError(f"{_join(path, str(key))} is not a key. {suggest(str(key), known, prefix=path)}{note}")
     missing = [f.name for f in fields(schema) if f.name not in values and f.default is f.default_factory is MISSING]  # type: ignore[arg-type]
     if missing:
         raise InputError(f"{_join(path, missing[0])} is missing and has no default; give it a value.")
@@ -43,6 +45,29 @@ def build(schema: type[Config], values: Mapping[str, Any], path: str = "") -> Co
         raise
     except (ValueError, TypeError) as error:
         raise InputError(_with_path(str(error), path)) from error
+
+
+def has_variants(schema: Any) -> bool:
+    """Tell whether a schema is the common part of several, of which one of its values selects one."""
+    return isinstance(schema, type) and "variants" in vars(schema)
+
+
+def select_variant(schema: Any, values: Mapping[str, Any], path: str) -> tuple[Any, str]:
+    """Return the schema that `values` are to be held against, and `key=value` that selected it, if anything did.
+
+    A schema with a class method `variants` of its own names the key that selects, and the choices; where the values do
+    not have that key, the first choice counts.
+
+    Raises:
+        InputError: the value is not a choice.
+    """
+    if not has_variants(schema):
+        return schema, ""
+    key, choices = schema.variants()
+    value = values.get(key, next(iter(choices)))
+    if value not in choices:
+        raise InputError(f"{_join(path, key)}={value!r} is not allowed. {suggest(str(value), choices)}")
+    return choices[value], f"{_join(path, key)}={value}"
 
 
 def convert(value: Any, hint: Any, path: str) -> Any:
@@ -61,7 +86,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise InputError(f"{path}={value!r} is not a section of names and values.")
-        return {str(key): item for key, item in value.items()}
+        kind = arguments[1] if arguments else Any
+        return {str(key): convert(item, kind, _join(path, str(key))) for key, item in value.items()}
     return _convert_scalar(value, hint, path)
 
 

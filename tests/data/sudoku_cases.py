@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from titans_trm.data.examples import ExampleSet
-from titans_trm.data.sudoku_generator import Puzzles, generate
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.sudoku.generator import Puzzles, generate_puzzles
+from titans_trm.data.sudoku.geometry import Geometry
 
 HEADER = "source,question,answer,rating"
 QUESTION = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -24,7 +24,7 @@ def puzzles(size: int, count: int = 200, seed: int = 0) -> Puzzles:
 
 @cache
 def _block(size: int, seed: int) -> Puzzles:
-    return next(generate(Geometry.of(size), CLUES[size], seed))
+    return next(generate_puzzles(Geometry.of(size), CLUES[size], seed))
 
 
 def text(grid: np.ndarray) -> str:

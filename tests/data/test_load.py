@@ -1,8 +1,14 @@
+import fcntl
 import gzip
 import json
 import logging
+import multiprocessing
+import os
 import shutil
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -12,19 +18,19 @@ import torch
 from sudoku_cases import puzzles, row, transform, write_csv
 
 from titans_trm.data import cache
-from titans_trm.data.config import DataConfig
-from titans_trm.data.load import load_data
+from titans_trm.data.load import load_data, read_examples
 from titans_trm.data.splits import shared_groups
-from titans_trm.data.sudoku import SudokuTask
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.sudoku.config import SudokuConfig
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.task import SudokuTask
 from titans_trm.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku"
 
 
-def config(tmp_path, **values) -> DataConfig:
+def config(tmp_path, **values) -> SudokuConfig:
     small = {"size": 4, "source": "generated", "num_train": 80, "num_val": 10, "num_test": 10}
-    return DataConfig(cache_dir=str(tmp_path / "cache"), **(small | values))
+    return SudokuConfig(cache_dir=str(tmp_path / "cache"), **(small | values))
 
 
 def files(tmp_path, count=60, planted=False) -> dict[str, object]:
@@ -110,7 +116,30 @@ def test_an_unwritable_cache_costs_a_warning_not_the_run(tmp_path, caplog):
     assert "Cannot keep data" in caplog.text
 
 
-def test_two_builders_of_one_entry_agree(tmp_path):
+def _build_slowly(root: str) -> int:
+    """Build an entry in a process of its own; return how often it was built here."""
+    built = []
+
+    def build():
+        built.append(1)
+        time.sleep(1.0)
+        return SudokuTask(4).generate(config(Path(root)))[0], {}
+
+    cache.cached(Path(root), "x", {"a": 1}, build)
+    return len(built)
+
+
+def test_of_several_processes_one_builds_and_the_others_wait(tmp_path):
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert sum(pool.map(_build_slowly, [str(tmp_path)] * 3)) == 1
+
+
+def test_two_builders_of_one_entry_agree_where_there_are_no_locks(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError("this file system has no locks")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+
     def build_while_another_finishes():
         cache.cached(tmp_path, "x", {"a": 1}, lambda: (sets, {}))
         return sets, {}
@@ -119,13 +148,13 @@ def test_two_builders_of_one_entry_agree(tmp_path):
     cache.cached(tmp_path, "x", {"a": 1}, build_while_another_finishes)
     again, _ = cache.cached(tmp_path, "x", {"a": 1}, lambda: pytest.fail("was built twice"))
     assert again["train"].sha256 == sets["train"].sha256
-    assert [p.name[0] for p in tmp_path.iterdir()] == ["x"]
+    assert sorted(p.name[:2] for p in tmp_path.iterdir()) == [".l", "x-"]
 
 
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TITANS_TRM_DATA", str(tmp_path))
     assert cache.default_root() == tmp_path
-    load_data(DataConfig(size=4, source="generated", num_train=8, num_val=2, num_test=2))
+    load_data(SudokuConfig(size=4, source="generated", num_train=8, num_val=2, num_test=2))
     assert list(tmp_path.glob("sudoku_4x4-generated-*/.complete"))
     monkeypatch.delenv("TITANS_TRM_DATA")
     assert cache.default_root() == Path.home() / ".cache" / "titans_trm"
@@ -137,6 +166,71 @@ def test_validation_is_cut_from_the_training_file_and_never_from_the_test_file(t
     assert data.manifest["source"] == "file"
     assert len(data.manifest["files"]) == 2
     assert all(len(about["sha256"]) == 64 for about in data.manifest["files"].values())
+
+
+@contextmanager
+def as_nobody():
+    """Give up root's right to read everything; others have no such right anyway."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_without_rights_is_one_clear_line(tmp_path):
+    load_data(config(tmp_path))
+    entry = next((tmp_path / "cache").glob("sudoku*"))
+    entry.chmod(0o000)
+    try:
+        for parent in (tmp_path, *tmp_path.parents):  # pytest's folders are private; only the entry shall be closed
+            if parent.stat().st_mode & 0o5 != 0o5 and parent.owner() == tmp_path.owner() and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o5)
+        with (
+            as_nobody(),
+            pytest.raises(InputError, match=r"cannot be read \(Permission denied\); make the folder") as caught,
+        ):
+            load_data(config(tmp_path))
+        assert "\n" not in str(caught.value)
+    finally:
+        entry.chmod(0o755)
+
+
+def test_folds_cut_train_and_validation_together_and_every_group_is_validated_once(tmp_path):
+    seen: Counter[str] = Counter()
+    for fold in range(4):
+        data = load_data(config(tmp_path, fold=fold, num_folds=4))
+        assert len(data.train) + len(data.val) == 90
+        assert data.test().sha256 == load_data(config(tmp_path)).test().sha256
+        assert not shared_groups(data.train, data.val)
+        assert data.manifest["fold"].startswith(f"{fold} of 4")
+        seen.update(set(data.val.keys))
+    assert set(seen.values()) == {1}
+    assert len(list((tmp_path / "cache").glob("sudoku*"))) == 1
+
+
+def test_a_preset_sets_both_shares_and_a_temporal_split_keeps_the_order_of_rows(tmp_path):
+    given = files(tmp_path) | {"test_file": None}
+    data = load_data(config(tmp_path, **given, split="70/15/15"))
+    assert (len(data.train), len(data.val), len(data.test())) == (42, 9, 9)
+    data = load_data(config(tmp_path, **given, split="80/10/10", split_by="temporal"))
+    whole, _ = read_examples(given["train_file"], config(tmp_path, size=9, source="packaged"))
+    assert torch.equal(torch.cat([data.train.inputs, data.val.inputs, data.test().inputs]), whole.inputs)
+    assert (len(data.train), len(data.val), len(data.test())) == (48, 6, 6)
+    assert "order of time" in data.manifest["split_rule"]
+
+
+def test_a_stratified_split_takes_equal_shares_of_every_source(tmp_path):
+    block = puzzles(9, 60)
+    rows = [
+        row(p, s, source="ab"[n % 3 == 0]) for n, (p, s) in enumerate(zip(block.puzzles, block.solutions, strict=True))
+    ]
+    path = write_csv(tmp_path / "mixed.csv", rows)
+    data = load_data(config(tmp_path, size=9, source="packaged", train_file=path, split_by="stratified"))
+    assert Counter(data.val.sources) == Counter(data.test().sources) == {"a": 4, "b": 2}
 
 
 def test_without_a_test_file_a_test_split_is_cut_from_train(tmp_path):

@@ -5,8 +5,8 @@ from sudoku_cases import example_set, puzzles, transform
 
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.splits import GroupAllocator, assert_disjoint, shared_groups, split_by_group, subset
-from titans_trm.data.sudoku import SudokuTask
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.task import SudokuTask
 from titans_trm.errors import InputError
 
 SHARES = {"test": 0.1, "val": 0.1}

@@ -71,7 +71,37 @@ def test_other_seeds_give_other_orders_and_no_augmentation_leaves_examples_alone
     assert plain.indices.tolist() != stream(augment=None, seed=4).take(30).indices.tolist()
 
 
-@pytest.mark.parametrize("other", [{"seed": 4}, {"world_size": 2}, {"count": 11}, {"augment": None}, {"block_size": 8}])
+WEIGHTS = torch.tensor([0.5] * 8 + [3.0] * 2, dtype=torch.float64)
+
+
+def test_a_weighted_epoch_serves_each_example_as_often_as_its_weight_says():
+    source = stream(augment=None, weights=WEIGHTS)
+    counts = torch.stack([torch.bincount(source.take(10).indices, minlength=10) for _ in range(200)])
+    assert ((counts >= WEIGHTS.floor()) & (counts <= WEIGHTS.ceil())).all()
+    torch.testing.assert_close(counts.double().mean(0), WEIGHTS, atol=0.12, rtol=0)
+    assert counts.sum(1).eq(10).all()
+
+
+def test_a_weighted_stream_resumes_exactly_and_ranks_partition_it():
+    whole = stream(weights=WEIGHTS).take(60)
+    source = stream(weights=WEIGHTS)
+    source.take(23)
+    resumed = stream(weights=WEIGHTS)
+    resumed.load_state_dict(source.state_dict())
+    assert torch.equal(resumed.take(37).inputs, whole.inputs[23:])
+    ranks = [stream(weights=WEIGHTS, rank=rank, world_size=2).take(30) for rank in range(2)]
+    assert all(torch.equal(batch.indices, whole.indices[rank::2]) for rank, batch in enumerate(ranks))
+
+
+@pytest.mark.parametrize("weights", [torch.ones(9), torch.zeros(10)])
+def test_weights_that_do_not_fit_are_refused(weights):
+    with pytest.raises(ValueError, match="do not fit 10 examples"):
+        stream(weights=weights)
+
+
+@pytest.mark.parametrize(
+    "other", [{"weights": WEIGHTS}, {"seed": 4}, {"world_size": 2}, {"count": 11}, {"augment": None}, {"block_size": 8}]
+)
 def test_a_position_of_another_stream_is_refused(other):
     state = stream().state_dict()
     with pytest.raises(ValueError, match="resume with the same data"):

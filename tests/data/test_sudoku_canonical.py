@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sudoku_cases import puzzles, transform
 
-from titans_trm.data.sudoku_canonical import canonical_form
-from titans_trm.data.sudoku_geometry import Geometry
-from titans_trm.data.sudoku_solver import all_solutions
+from titans_trm.data.sudoku.canonical import canonical_form
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.solver import all_solutions
 
 
 def every_image(geometry: Geometry):

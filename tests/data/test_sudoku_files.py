@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from sudoku_cases import ANSWER, HEADER, QUESTION, puzzles, row, write_csv
 
-from titans_trm.data.config import DataConfig
 from titans_trm.data.load import read_examples
+from titans_trm.data.sudoku.config import SudokuConfig
 from titans_trm.errors import InputError
 
 GOOD = f"own,{QUESTION},{ANSWER},7"
 
 
 def read(path, tmp_path, **options):
-    return read_examples(str(path), DataConfig(cache_dir=str(tmp_path / "cache"), **options))
+    return read_examples(str(path), SudokuConfig(cache_dir=str(tmp_path / "cache"), **options))
 
 
 def refusal(path, tmp_path, **options) -> str:

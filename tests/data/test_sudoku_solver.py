@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from sudoku_cases import ANSWER, QUESTION, puzzles
 
-from titans_trm.data.sudoku_geometry import Geometry
-from titans_trm.data.sudoku_rules import find_faults
-from titans_trm.data.sudoku_solver import all_solutions, solve
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.rules import find_faults
+from titans_trm.data.sudoku.solver import all_solutions, solve
 
 
 def digits(grid: str) -> np.ndarray:

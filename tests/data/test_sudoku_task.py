@@ -3,11 +3,11 @@ import pytest
 import torch
 from sudoku_cases import CLUES, puzzles
 
-from titans_trm.data.config import DataConfig
-from titans_trm.data.sudoku import SudokuTask
-from titans_trm.data.sudoku_generator import generate
-from titans_trm.data.sudoku_geometry import Geometry
-from titans_trm.data.sudoku_solver import solve
+from titans_trm.data.sudoku.config import SudokuConfig
+from titans_trm.data.sudoku.generator import generate_puzzles
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.solver import solve
+from titans_trm.data.sudoku.task import SudokuTask
 from titans_trm.errors import InputError
 
 
@@ -29,7 +29,7 @@ def test_the_spec_fits_the_tokens(size):
 
 @pytest.mark.parametrize("size", [4, 6, 9])
 def test_generated_puzzles_have_one_solution_and_clues_in_range(size):
-    block = next(generate(Geometry.of(size), CLUES[size], 5))
+    block = next(generate_puzzles(Geometry.of(size), CLUES[size], 5))
     clues = (block.puzzles > 0).sum(axis=1)
     assert CLUES[size][0] <= clues.min()
     assert clues.max() <= CLUES[size][1]
@@ -42,9 +42,9 @@ def test_generated_puzzles_have_one_solution_and_clues_in_range(size):
 
 
 def test_blocks_and_seeds_differ():
-    source = generate(Geometry.of(6), CLUES[6], 0)
+    source = generate_puzzles(Geometry.of(6), CLUES[6], 0)
     first, second = next(source).puzzles, next(source).puzzles
-    other = next(generate(Geometry.of(6), CLUES[6], 1)).puzzles
+    other = next(generate_puzzles(Geometry.of(6), CLUES[6], 1)).puzzles
     assert not np.array_equal(first[:50], second[:50])
     assert not np.array_equal(first[:50], other[:50])
 
@@ -59,14 +59,14 @@ GOLDEN = {
 
 @pytest.mark.parametrize("size", [4, 6, 9])
 def test_a_seed_gives_the_same_puzzles_everywhere(size):
-    config = DataConfig(size=size, source="generated", num_train=64, num_val=16, num_test=16, clues=CLUES[size])
+    config = SudokuConfig(size=size, source="generated", num_train=64, num_val=16, num_test=16, clues=CLUES[size])
     sets, _ = SudokuTask(size).generate(config)
     assert {name: len(examples) for name, examples in sets.items()} == {"train": 64, "val": 16, "test": 16}
     assert sets["train"].sha256 == GOLDEN[size]
 
 
 def test_more_puzzles_than_exist_are_refused():
-    config = DataConfig(size=4, source="generated", num_train=10_000_000, num_val=1, num_test=1, clues=(15, 15))
+    config = SudokuConfig(size=4, source="generated", num_train=10_000_000, num_val=1, num_test=1, clues=(15, 15))
     with pytest.raises(InputError, match="more 4x4 puzzles of \\(15, 15\\) clues than can be found"):
         SudokuTask(4).generate(config)
 

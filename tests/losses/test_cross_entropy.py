@@ -108,3 +108,27 @@ def test_example_without_scored_token_gives_zero_and_no_gradient():
 def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"\(2, 3, 5\) do not fit targets \(2, 4\)"):
         token_cross_entropy(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.int64))
+
+
+def test_class_weights_equal_torch_up_to_the_divisor():
+    logits, targets = sample()
+    weights = torch.linspace(0.2, 3.0, 11, dtype=torch.float64)
+    ours = token_cross_entropy(logits, targets, class_weights=weights)
+    for row in range(4):
+        scored = targets[row] != IGNORE
+        expected = F.cross_entropy(logits[row], targets[row], weight=weights, reduction="sum") / scored.sum()
+        torch.testing.assert_close(ours[row], expected)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "stablemax"])
+def test_equal_class_weights_change_nothing_whatever_else_is_on(kind: str):
+    logits, targets = sample()
+    options = {"kind": kind, "label_smoothing": 0.1, "focal_gamma": 2.0}
+    plain = token_cross_entropy(logits, targets, **options)
+    torch.testing.assert_close(token_cross_entropy(logits, targets, class_weights=torch.ones(11), **options), plain)
+
+
+def test_class_weights_of_another_vocabulary_are_named():
+    logits, targets = sample()
+    with pytest.raises(ValueError, match=r"class_weights \(10,\) do not fit logits \(4, 7, 11\)"):
+        token_cross_entropy(logits, targets, class_weights=torch.ones(10))

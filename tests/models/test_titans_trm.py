@@ -56,6 +56,19 @@ def test_learned_positions_tell_cells_apart_and_keep_the_variance():
     torch.testing.assert_close(plain[0, 1], plain[0, 2])
 
 
+def test_cells_of_a_row_and_of_a_column_start_alike():
+    torch.manual_seed(0)
+    config = small_config(width=256, learned_positions=True, grid_shape=(3, 3), backbone={"num_heads": 4})
+    model = TitansTRM(config)
+    cells = model.embed(torch.full((1, 9), 3))[0, 1:].unflatten(0, (3, 3))
+    assert cells.std().item() == pytest.approx(1.0, rel=0.1)
+    # Row and column add up: going down one row changes every column's cell by the same vector.
+    torch.testing.assert_close(cells[1, 0] - cells[0, 0], cells[1, 2] - cells[0, 2])
+    torch.testing.assert_close(cells[0, 1] - cells[0, 0], cells[2, 1] - cells[2, 0])
+    assert (cells[1, 0] - cells[0, 0]).abs().max() > 0.1
+    assert TitansTRMConfig.from_dict(config.to_dict()) == config
+
+
 def test_register_stands_first_on_grids_and_last_in_text():
     grid, text = small_model(), small_model(causal=True)
     x = tokens()
@@ -204,6 +217,7 @@ def test_damaged_or_foreign_models_are_refused_by_name(tmp_path):
         ({"memory": {"max_step_size": 0.0}}, "greater than 0"),
         ({"parameter_budget": (2, 1)}, "swapped"),
         ({"vocab_size": 1}, "vocab_size=1"),
+        ({"grid_shape": (2, 3)}, r"grid_shape=\(2, 3\) has not seq_len=9 cells"),
         ({"learned_positions": True, "causal": True}, "learned_positions=true is for grids"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_skeleton_imports_trains_and_passes_its_own_tests(tmp_path: Path) -> N
         "tiny_memory.py", "train_tiny_memory.py", "tiny_memory.yaml", "tests/test_tiny_memory.py",
     ]  # fmt: skip
     code = "import train_tiny_memory as t; losses = t.train(60); assert losses[-1] < losses[0] / 2, losses"
-    code += "; import pytest; raise SystemExit(pytest.main(['-q', '-c', 'none.ini', '-p', 'no:cacheprovider', 'tests']))"
+    code += "; import pytest; raise SystemExit(pytest.main(['-q', '-c', 'none.ini', 'tests']))"
     (tmp_path / "none.ini").write_text("[pytest]\n")
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 and "7 passed" in result.stdout, result.stdout + result.stderr

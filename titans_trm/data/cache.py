@@ -1,11 +1,13 @@
 """Keep built example sets on disk, complete or not at all, and notice every changed byte."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from titans_trm.errors import InputError
 
 _FORMAT = 1  # raise when the layout of an entry changes
 _ARRAYS = ("inputs", "targets", "ratings", "keys", "source_ids")
+_IDS = "puzzle_ids"  # of tasks that have them
 _COMPLETE = ".complete"  # written last: an entry without it was copied or removed in part
 
 Built = tuple[dict[str, ExampleSet], dict[str, Any]]  # sets by name, manifest entries
@@ -36,16 +39,68 @@ def cached(root: Path, name: str, identity: dict[str, Any], build: Callable[[], 
     The entry lies in `root/name-<hash of identity>`. A folder that cannot be written costs a warning and the time to
     build again; a file whose bytes are not those that were written is an `InputError` that names it.
     """
-    key = sha256(json.dumps({"format": _FORMAT, **identity}, sort_keys=True).encode())[:16]
-    folder = root.expanduser() / f"{name}-{key}"
-    if (folder / _COMPLETE).exists():
+    folder = root.expanduser() / f"{name}-{cache_key({'format': _FORMAT, **identity})}"
+    if _is_complete(folder):
         return _read(folder)
-    built = build()
+    with _lock(folder):  # of several ranks one builds, the others wait and read
+        if _is_complete(folder):
+            return _read(folder)
+        built = build()
+        try:
+            _write(folder, *built, identity)
+        except OSError as error:
+            reason = error.strerror
+            logger.warning("Cannot keep data in %s (%s); it is built again on the next run.", folder.parent, reason)
+        return built
+
+
+def cache_key(identity: dict[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for JSON values: other values give another key."""
+    return sha256(json.dumps(identity, sort_keys=True).encode())[:16]
+
+
+def entries(root: Path, name: str) -> list[Path]:
+    """Return the folders of all complete entries whose name begins with `name`."""
     try:
-        _write(folder, *built, identity)
+        return sorted(folder for folder in root.expanduser().glob(f"{name}-*") if _is_complete(folder))
     except OSError as error:
-        logger.warning("Cannot keep data in %s (%s); it is built again on the next run.", folder.parent, error.strerror)
-    return built
+        raise InputError(f"{root}: cannot be listed ({error.strerror}); check the rights of the folder.") from None
+
+
+def verify_entry(folder: Path, on_file: Callable[[str, int], None] = lambda name, size: None) -> int:
+    """Hash every byte of an entry again and return how many there are; a changed one is an `InputError`.
+
+    `on_file` is called with name and size of each file that was found right.
+    """
+    text = _checked(folder / "manifest.json", (folder / _COMPLETE).read_text(encoding="utf-8"))
+    total = 0
+    for name, digest in json.loads(text)["files"].items():
+        size = len(_checked(folder / name, digest))
+        on_file(name, size)
+        total += size
+    return total
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return (folder / _COMPLETE).exists()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be read ({error.strerror}); make the folder readable for this user, or choose another "
+            "with data.cache_dir or TITANS_TRM_DATA."
+        ) from None
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of an entry; where there can be no lock, go on without: the rename at the end is atomic."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            place = folder.parent / ".locks"
+            place.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((place / folder.name).open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _write(folder: Path, sets: dict[str, ExampleSet], entries: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -93,7 +148,8 @@ def _flush(path: Path) -> None:
 
 def _arrays(examples: ExampleSet, sources: list[str]) -> dict[str, np.ndarray]:
     number = {source: i for i, source in enumerate(sources)}
-    return {
+    ids = {} if examples.puzzle_ids is None else {_IDS: examples.puzzle_ids.numpy()}
+    return ids | {
         "inputs": examples.inputs.numpy(),
         "targets": examples.targets.numpy(),
         "ratings": examples.ratings.numpy(),
@@ -109,7 +165,9 @@ def _read(folder: Path) -> Built:
     sets: dict[str, ExampleSet] = {}
     for name, about in manifest["sets"].items():
         arrays = {}
-        for part in _ARRAYS:
+        for part in (*_ARRAYS, _IDS):
+            if part == _IDS and f"{name}.{part}.npy" not in manifest["files"]:
+                continue
             path = folder / f"{name}.{part}.npy"
             _checked(path, manifest["files"][path.name])
             arrays[part] = np.load(path, allow_pickle=False)
@@ -120,6 +178,7 @@ def _read(folder: Path) -> Built:
             keys=arrays["keys"].astype(np.str_).tolist(),
             sources=[about["sources"][i] for i in arrays["source_ids"].tolist()],
             ratings=torch.from_numpy(arrays["ratings"]),
+            puzzle_ids=torch.from_numpy(arrays[_IDS]) if _IDS in arrays else None,
         )
     return sets, manifest["entries"]
 

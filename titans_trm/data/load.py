@@ -1,23 +1,22 @@
 """Turn a data configuration into train, validation and test examples: the one entry point of this room."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from titans_trm.data.cache import cached, default_root
 from titans_trm.data.config import DataConfig
 from titans_trm.data.examples import ExampleSet
-from titans_trm.data.files import read_bytes, sha256
-from titans_trm.data.spec import Augment, Task, TaskSpec
-from titans_trm.data.splits import assert_disjoint, shared_groups, split_by_group, subset
-from titans_trm.data.sudoku import SudokuTask
+from titans_trm.data.folds import split_fold
+from titans_trm.data.registry import make_task
+from titans_trm.data.spec import Augment, AugmentWithIds, TaskSpec
+from titans_trm.data.splits import assert_disjoint, shared_groups, subset
 from titans_trm.errors import InputError
 
-TASKS: dict[str, Callable[[DataConfig], Task]] = {"sudoku": lambda config: SudokuTask(config.size)}
-
-_SPLIT_RULE = "groups of symmetric examples stay together, in order of sha256(seed, group); validation from train only"
+_SPLIT_RULES = {
+    "group": "groups of symmetric examples stay together, in order of sha256(salt, group); validation from train only",
+    "stratified": "equal shares of every source, groups kept whole, in order of sha256(salt, group)",
+    "temporal": "rows in order of time, groups kept whole and as late as their last row",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class TaskData:
     spec: TaskSpec
     train: ExampleSet
     val: ExampleSet
-    augment: Augment | None  # random symmetry for training examples; None when switched off
+    augment: Augment | AugmentWithIds | None  # random symmetry for training examples; None when switched off
     manifest: dict[str, Any]  # JSON-able: what the data are, to the byte
     held_out: ExampleSet
 
@@ -43,9 +42,11 @@ def load_data(config: DataConfig) -> TaskData:
 
     Raises `InputError` for bad files, damaged caches, and train and test sets that share a group (`data.leakage`).
     """
-    task = TASKS[config.task](config)
-    sets, entries = _SOURCES[config.resolved_source](task, config)
+    task = make_task(config)
+    sets, entries = task.splits(config)
     train, val, test = sets["train"], sets["val"], sets["test"]
+    if config.fold is not None and not task.spec.own_folds:
+        train, val = _fold(train, val, config.fold, config)
     assert_disjoint(train, val)
     train, val, leakage = _guard(train, val, test, config)
     if config.max_train is not None:
@@ -58,8 +59,11 @@ def load_data(config: DataConfig) -> TaskData:
         "task": task.spec.name,
         "source": config.resolved_source,
         "generator_version": task.generator_version,
+        "reader_version": task.reader_version,
         "seed": config.seed,
-        "split_rule": _SPLIT_RULE,
+        "split_rule": _SPLIT_RULES[getattr(config, "split_by", "group")],
+        "split_salt": f"split-{config.seed}",
+        "fold": _fold_rule(config),
         "leakage": leakage,
         **entries,
         "splits": {name: _describe(examples) for name, examples in splits.items()},
@@ -77,66 +81,18 @@ def load_data(config: DataConfig) -> TaskData:
 
 def read_examples(path: str, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:
     """Return the checked examples of one file of the configured task, and manifest entries (cached by content)."""
-    task = TASKS[config.task](config)
-    raw = read_bytes(path)
-    identity = {
-        "kind": "file",
-        "task": task.spec.name,
-        "reader_version": task.reader_version,
-        "sha256": sha256(raw),
-        "verify": [config.verify, config.verify_all_up_to, config.verify_sample, config.seed],
-    }
-
-    def build() -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-        examples, entries = task.read(path, raw, config)
-        return {"all": examples}, entries
-
-    sets, entries = cached(_root(config), f"{task.spec.name}-file", identity, build)
-    return sets["all"].renamed(path), {**entries, "sha256": identity["sha256"]}
+    return make_task(config).read_examples(path, config)
 
 
-def _packaged(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-    train, test, entries = task.packaged()
-    rows = split_by_group(train.keys, {"val": config.val_fraction}, f"split-{config.seed}")
-    return {"train": train.select(rows["train"]), "val": train.select(rows["val"], "val"), "test": test}, entries
+def _fold_rule(config: DataConfig) -> str | None:
+    return None if config.fold is None else f"{config.fold} of {config.num_folds}, by group; salt fold-{config.seed}"
 
 
-def _generated(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-    counts = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
-    identity = {
-        "kind": "generated",
-        "task": task.spec.name,
-        "generator_version": task.generator_version,
-        "reader_version": task.reader_version,
-        "clues": list(config.clue_range),
-        "seed": config.seed,
-        "counts": counts,
-    }
-
-    def build() -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-        logger.info("Generating %s puzzles: %s", task.spec.name, counts)
-        return task.generate(config)
-
-    return cached(_root(config), f"{task.spec.name}-generated", identity, build)
-
-
-def _files(task: Task, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
-    if config.train_file is None:
-        raise InputError("data.source=file needs data.train_file=PATH (CSV or CSV.gz).")
-    train, entries = read_examples(config.train_file, config)
-    files = {config.train_file: entries}
-    fractions = {"val": config.val_fraction}
-    if config.test_file is None:
-        fractions["test"] = config.test_fraction
-    rows = split_by_group(train.keys, fractions, f"split-{config.seed}")
-    sets = {name: train.select(chosen, f"{name} of {config.train_file}") for name, chosen in rows.items()}
-    if config.test_file is not None:
-        sets["test"], files[config.test_file] = read_examples(config.test_file, config)
-    shared = {name: entries[name] for name in ("licence", "rating_kind")}
-    return sets, {**shared, "files": files}
-
-
-_SOURCES = {"packaged": _packaged, "generated": _generated, "file": _files}
+def _fold(train: ExampleSet, val: ExampleSet, fold: int, config: DataConfig) -> tuple[ExampleSet, ExampleSet]:
+    """Return training and validation examples of one fold of both together; the test set is the same in all folds."""
+    pool = ExampleSet.concat("train", [train, val])
+    rows = split_fold(pool.keys, fold, config.num_folds, f"fold-{config.seed}")
+    return pool.select(rows["train"]), pool.select(rows["val"], "val")
 
 
 def _guard(
@@ -185,7 +141,3 @@ def _describe(examples: ExampleSet) -> dict[str, Any]:
         "sha256": examples.sha256,
         "keys_sha256": examples.keys_sha256,
     }
-
-
-def _root(config: DataConfig) -> Path:
-    return default_root() if config.cache_dir is None else Path(config.cache_dir)

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-
-from titans_trm.data.config import DataConfig
 
 if TYPE_CHECKING:
     from titans_trm.data.examples import ExampleSet
@@ -17,6 +15,13 @@ IGNORE_INDEX = -100  # target of a position that is not scored
 
 # (inputs (B, N), targets (B, N), generator) -> the same shapes, a random symmetry applied to each example
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+# The same where examples have puzzle ids (B,), given third and returned last: every view of a puzzle has its own id
+AugmentWithIds = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+# (inputs (B, N), answers (B, N)) -> (B,) bool: is the answer right by the rules, whatever the target says?
+Validity = Callable[[Tensor, Tensor], Tensor]
+# The metric that chooses the best weights and is told first; of bits_per_byte less is better, of the others more.
+Headline = Literal["exact_accuracy", "valid_optimal", "token_accuracy", "bits_per_byte"]
+LOWER_IS_BETTER = ("bits_per_byte",)
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,11 @@ class TaskSpec:
     num_puzzle_ids: int = 0  # > 0: examples carry a puzzle id with a learned embedding
     ignore_index: int = IGNORE_INDEX
     grid_shape: tuple[int, int] | None = None  # rows, columns of a grid task
+    byte_offset: int | None = None  # text: token of byte 0, so that passages can be compared; None: no text
+    own_folds: bool = False  # the task cuts data.fold itself; else folds are cut from its examples, by group
     exactness: str = "An example is exactly right when every scored token is."
+    headline: Headline = "exact_accuracy"
+    valid: Validity | None = None  # reported as `valid_optimal`, where several answers are right
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:
@@ -46,30 +55,38 @@ class TaskSpec:
 
 
 class Task(Protocol):
-    """One task: where its examples come from, which of them are the same up to symmetry, how they are varied."""
+    """One task: where its examples come from, which of them are the same up to symmetry, how they are varied.
+
+    `config` is the task's own configuration class (`registry.config_class`).
+    """
 
     spec: TaskSpec
     generator_version: int  # raised whenever the same seed would give other examples
     reader_version: int  # raised whenever the same file would give other examples or keys
 
-    def packaged(self) -> tuple["ExampleSet", "ExampleSet", dict[str, Any]]:
-        """Return the training and test examples that ship with the package, and manifest entries."""
+    @classmethod
+    def from_config(cls, config: Any) -> "Task":
+        """Return the task of a configuration."""
         ...
 
-    def read(self, path: str, raw: bytes, config: DataConfig) -> tuple["ExampleSet", dict[str, Any]]:
-        """Return the checked examples of a file's bytes, and manifest entries; `InputError` names file and bad rows."""
+    def splits(self, config: Any) -> tuple[dict[str, "ExampleSet"], dict[str, Any]]:
+        """Return `train`, `val` and `test` from the configured source, and manifest entries; `sources.py` helps.
+
+        `InputError` names what is wrong with the source.
+        """
         ...
 
-    def generate(self, config: DataConfig) -> tuple[dict[str, "ExampleSet"], dict[str, Any]]:
-        """Return seeded `train`, `val` and `test` examples that share no group, and manifest entries."""
+    def read_examples(self, path: str, config: Any) -> tuple["ExampleSet", dict[str, Any]]:
+        """Return the checked examples of a file, and manifest entries; `InputError` for a task without a format."""
         ...
 
     def canonical_keys(self, inputs: Tensor, targets: Tensor) -> list[str]:
         """Return the group key of each `(B, N)` example: equal for examples that must not be split apart."""
         ...
 
-    def augment(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Apply a random symmetry of the task to each `(B, N)` example."""
+    @property
+    def augment(self) -> Augment | AugmentWithIds | None:
+        """Apply a random symmetry of the task to each `(B, N)` example; None for a task without any."""
         ...
 
     def validate(self, inputs: Tensor, targets: Tensor) -> None:

@@ -13,7 +13,9 @@ from titans_trm.errors import InputError
 _SHOWN = 3  # shared groups named in one message
 
 
-def split_by_group(keys: Sequence[str], fractions: Mapping[str, float], salt: str) -> dict[str, Tensor]:
+def split_by_group(
+    keys: Sequence[str], fractions: Mapping[str, float], salt: str, *, may_be_empty: bool = False
+) -> dict[str, Tensor]:
     """Return the rows of each named split and of `train`, which takes the rest; no group is in two.
 
     Groups are visited in the order of sha256(salt, key); each goes to the first split of `fractions` that it does not
@@ -22,7 +24,7 @@ def split_by_group(keys: Sequence[str], fractions: Mapping[str, float], salt: st
     sizes = Counter(keys)
     room = {name: round(fraction * len(keys)) for name, fraction in fractions.items()}
     home: dict[str, str] = {}
-    for key in sorted(sizes, key=lambda key: _hash(salt, key)):
+    for key in sorted(sizes, key=lambda key: salted_hash(salt, key)):
         home[key] = next((name for name, left in room.items() if sizes[key] <= left), "train")
         if home[key] != "train":
             room[home[key]] -= sizes[key]
@@ -30,7 +32,7 @@ def split_by_group(keys: Sequence[str], fractions: Mapping[str, float], salt: st
     for row, key in enumerate(keys):
         rows[home[key]].append(row)
     for name, chosen in rows.items():
-        if not chosen:
+        if not chosen and not may_be_empty:
             raise InputError(
                 f"The split of {len(keys)} examples in {len(sizes)} groups leaves {name} empty: groups are never "
                 "cut in two; give more examples or a larger share."
@@ -72,7 +74,7 @@ def subset(examples: ExampleSet, count: int, salt: str) -> ExampleSet:
     """Return the `count` examples of least sha256(salt, content), in their old order; subsets nest."""
     if count >= len(examples):
         return examples
-    hashes = [_hash(salt, row.numpy().tobytes().hex()) for row in examples.inputs]
+    hashes = [salted_hash(salt, row.numpy().tobytes().hex()) for row in examples.inputs]
     chosen = sorted(sorted(range(len(examples)), key=hashes.__getitem__)[:count])
     return examples.select(chosen)
 
@@ -99,5 +101,6 @@ def assert_disjoint(first: ExampleSet, second: ExampleSet) -> None:
     )
 
 
-def _hash(salt: str, key: str) -> str:
+def salted_hash(salt: str, key: str) -> str:
+    """Return the SHA-256 that orders groups: another salt gives another, unrelated order."""
     return hashlib.sha256(f"{salt}|{key}".encode()).hexdigest()

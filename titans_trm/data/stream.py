@@ -8,17 +8,21 @@ from torch import Tensor
 
 from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet, to_batch
-from titans_trm.data.spec import Augment
+from titans_trm.data.files import sha256
+from titans_trm.data.spec import Augment, AugmentWithIds
 
 _ORDER, _AUGMENTATION = 0, 1  # separate random streams of one seed
 
 
 class ExampleStream:
-    """Serve training examples forever, each exactly once per epoch.
+    """Serve training examples forever, each exactly once per epoch, or as often as its weight says.
 
     The example at global position g is row `permutation(seed, epoch)[g % n]` of epoch `g // n`, varied by a symmetry
     drawn for the block of `block_size` positions it lies in. Everything is a function of (seed, position), so a stream
     resumes exactly from its position, and rank r of R serves the global positions r, r + R, r + 2R, ...
+
+    With `weights` (n,) an epoch still has n places, of which example i takes n w_i / sum(w) on average: rounded down or
+    up, never further off (systematic sampling).
     """
 
     def __init__(
@@ -26,10 +30,11 @@ class ExampleStream:
         examples: ExampleSet,
         *,
         seed: int,
-        augment: Augment | None,
+        augment: Augment | AugmentWithIds | None,
         rank: int = 0,
         world_size: int = 1,
         block_size: int = 1024,
+        weights: Tensor | None = None,
     ) -> None:
         if not len(examples):
             raise ValueError(f"{examples.name} has no examples; a stream needs at least 1.")
@@ -37,7 +42,12 @@ class ExampleStream:
             raise ValueError(f"rank={rank} is not below world_size={world_size}; choose 0 to {world_size - 1}.")
         if block_size < 1:
             raise ValueError(f"block_size={block_size} is too small; choose 1 or more.")
+        if weights is not None and (weights.shape != (len(examples),) or not (weights > 0).all()):
+            raise ValueError(
+                f"weights of shape {tuple(weights.shape)} do not fit {len(examples)} examples; give one above 0 each."
+            )
         self.examples = examples
+        self._weights = weights
         self.position = 0  # examples this rank has served
         self._seed, self._augment = seed, augment
         self._rank, self._world_size, self._block_size = rank, world_size, block_size
@@ -83,6 +93,7 @@ class ExampleStream:
             "block_size": self._block_size,
             "augmented": self._augment is not None,
             "examples_sha256": self.examples.sha256,
+            "weights_sha256": None if self._weights is None else sha256(self._weights.double().numpy().tobytes()),
         }
 
     def _read_block(self, block: int) -> Batch:
@@ -93,16 +104,29 @@ class ExampleStream:
                 [self._permutation(int(e))[places[epochs == e] - int(e) * len(self.examples)] for e in epochs.unique()]
             )
             inputs, targets = self.examples.inputs[rows], self.examples.targets[rows]
+            ids = None if self.examples.puzzle_ids is None else self.examples.puzzle_ids[rows]
             if self._augment is not None:
-                inputs, targets = self._augment(inputs, targets, _generator(self._seed, _AUGMENTATION, block))
-            self._blocks = {block: to_batch(inputs, targets, rows)}
+                columns = (inputs, targets) if ids is None else (inputs, targets, ids)
+                inputs, targets, *varied = self._augment(*columns, _generator(self._seed, _AUGMENTATION, block))  # type: ignore[call-arg, arg-type]
+                ids = varied[0] if varied else None
+            self._blocks = {block: to_batch(inputs, targets, rows, ids)}
         return self._blocks[block]
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
-            order = torch.randperm(len(self.examples), generator=_generator(self._seed, _ORDER, epoch))
-            self._orders = {epoch: order}
+            generator = _generator(self._seed, _ORDER, epoch)
+            order = torch.randperm(len(self.examples), generator=generator)
+            self._orders = {epoch: order if self._weights is None else _weighted(order, self._weights, generator)}
         return self._orders[epoch]
+
+
+def _weighted(order: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Return as many rows as `order` has, each about as often as its share of `weights`, in random order."""
+    count = len(order)
+    ends = weights.double()[order].cumsum(0)
+    points = (torch.arange(count) + torch.rand(1, generator=generator, dtype=torch.float64)) * (ends[-1] / count)
+    rows = order[torch.searchsorted(ends, points, right=True).clamp(max=count - 1)]
+    return rows[torch.randperm(count, generator=generator)]
 
 
 def _generator(seed: int, stream: int, number: int) -> torch.Generator:

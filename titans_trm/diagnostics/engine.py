@@ -40,7 +40,8 @@ class _Track:
     hits: list[int]  # steps of the window's checks at which the criterion held
     checks: list[int]  # steps of the window's checks
     quiet: int = 0  # checks since the criterion last held
-    waiting_since: int | None = None  # checks counted when evidence sufficed; None = it does not
+    waiting_since: int | None = None  # checks counted when evidence sufficed, until it is raised; None = it does not
+    since_step: int = 0  # of the first check of that evidence
     muted_until: int = -1  # step before which a cleared alert is not raised again
 
 
@@ -104,16 +105,17 @@ class Engine:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides what is raised next, as plain values."""
+        """Return all that decides what is raised next, as plain values; rules about the process are left out."""
+        lasting = [name for name, rule in self.rules.items() if not rule.of_process]
         return {
             "checks": self.checks,
             "last_step": self.last_step,
             "looked": list(self.looked),
             "active": list(self.active),
             "alerts": [alert.to_dict() for alert in self.alerts],
-            "tracks": {name: dict(vars(track)) for name, track in self._tracks.items()},
-            "findings": {name: dict(vars(finding)) for name, finding in self._findings.items()},
-            "rules": {name: rule.state_dict() for name, rule in self.rules.items()},
+            "tracks": {name: dict(vars(self._tracks[name])) for name in lasting},
+            "findings": {name: dict(vars(self._findings[name])) for name in lasting if name in self._findings},
+            "rules": {name: self.rules[name].state_dict() for name in lasting},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -140,10 +142,9 @@ class Engine:
         track.hits = [hit for hit in track.hits if hit >= track.checks[0]]
         alert = self.active.get(rule.id)
         if alert is None:
-            if len(track.hits) < rule.needed or step < track.muted_until:
-                track.waiting_since = None
-            elif track.waiting_since is None:
-                track.waiting_since = self.checks
+            enough = len(track.hits) >= rule.needed and step >= track.muted_until
+            if enough and track.waiting_since is None:
+                track.waiting_since, track.since_step = self.checks, track.hits[0]
         elif finding is None and track.quiet >= rule.clear:
             del self.active[rule.id]
             track.waiting_since, track.hits = None, []
@@ -211,12 +212,12 @@ class Engine:
             self._keep(replace(alert, effects=(*alert.effects, effect)))
 
     def _alert(self, rule: Rule, step: int, cause: str | None = None, effects: tuple[str, ...] = ()) -> Alert:
-        finding, hits = self._findings[rule.id], self._tracks[rule.id].hits
+        finding = self._findings[rule.id]
         return Alert(
             rule=rule.id,
             severity=_severity(rule, finding),
             step=step,
-            since_step=hits[0] if hits else step,
+            since_step=self._tracks[rule.id].since_step,
             message=finding.message,
             evidence=finding.evidence,
             scope=finding.scope,

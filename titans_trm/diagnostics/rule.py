@@ -36,6 +36,7 @@ class Rule(ABC):
     clear: ClassVar[int] = 5  # checks without it after which an alert is over
     warm_up: ClassVar[bool] = True  # silent during the warm-up of the run
     explains: ClassVar[frozenset[str]] = frozenset()  # rules that are effects of this one, if they follow it
+    of_process: ClassVar[bool] = False  # about this process and its clock: begins anew when a run is resumed
     watches: ClassVar[tuple[str, ...]] = ()  # signals without which a check tells nothing; `gate/` = any that begins so
     memory: ClassVar[dict[str, Any]] = {}  # attributes that are saved, with their first values
 

@@ -1,5 +1,6 @@
 """Solve a set of examples and measure it: the one loop behind validation at the end of a run and `evaluate.py`."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from titans_trm.data.examples import ExampleSet
+from titans_trm.data.spec import Validity
 from titans_trm.evaluation.metrics import adaptive_steps
 from titans_trm.models.inference import Solution, solve
 from titans_trm.models.titans_trm import TitansTRM
@@ -24,11 +26,20 @@ class Solved:
     steps: Tensor  # (n,) supervision steps run
     adaptive_exact: Tensor  # (n,) bool, exactly right at the first positive halting logit
     adaptive_steps: Tensor  # (n,) supervision steps until then; of an adaptive run those it ran
+    scored: Tensor  # (n,) scored tokens
+    valid: Tensor  # (n,) bool, right by the rules of the task; where there are none beside the target, as `exact`
+    position_nats: Tensor  # (N,) float64 nats over all examples at each position
+    position_scored: Tensor  # (N,) scored tokens at each position
     net_calls: int  # passes through the backbone, counted per example
     seconds: float  # wall clock
 
     def __len__(self) -> int:
         return len(self.exact)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per scored token, each counted once; for text a token is a byte."""
+        return float(self.position_nats.sum() / self.position_scored.sum().clamp_min(1)) / math.log(2.0)
 
 
 def solve_examples(
@@ -40,6 +51,7 @@ def solve_examples(
     adaptive: bool = False,
     autocast: torch.autocast | None = None,
     on_batch: Callable[[int], None] | None = None,
+    valid: Validity | None = None,
 ) -> Solved:
     """Solve every example once, in order.
 
@@ -51,9 +63,11 @@ def solve_examples(
         adaptive: let each example stop by its halting logit and leave the batch.
         autocast: precision of the products; None for that of the weights.
         on_batch: told the number of examples after each batch, for a progress bar.
+        valid: the task's own judgement of an answer, where several are right.
     """
     device = next(model.parameters()).device
     rows: list[tuple[Tensor, ...]] = []
+    positions = torch.zeros(2, examples.inputs.shape[1], dtype=torch.float64)
     net_calls = 0
     training = model.training
     model.eval()
@@ -62,31 +76,55 @@ def solve_examples(
         batch = examples.batch(torch.arange(start, min(start + batch_size, len(examples)))).to(device)
         with autocast or torch.autocast(device.type, enabled=False):
             solution = solve(model, batch.inputs, batch.puzzle_ids, adaptive=adaptive, keep_steps=True)
-        rows.append(tuple(row.cpu() for row in _score(solution, batch.targets, ignore_index)))
+        nats = _nats(solution, batch.targets, ignore_index)
+        positions += torch.stack((nats.double().sum(dim=0), (batch.targets != ignore_index).sum(dim=0))).cpu()
+        columns = _score(solution, batch.targets, nats, ignore_index)
+        is_valid = columns[0] if valid is None else valid(batch.inputs, solution.answers)
+        rows.append(tuple(row.cpu() for row in (*columns, is_valid)))
         net_calls += solution.net_calls
         if on_batch is not None:
             on_batch(len(batch))
     model.train(training)
-    exact, accuracy, nats, steps, at_stop, stop = (torch.cat(column) for column in zip(*rows, strict=True))
-    return Solved(exact, accuracy, nats, steps, at_stop, stop, net_calls, time.perf_counter() - started)
+    exact, accuracy, cross_entropy, steps, at_stop, stop, scored, ok = (
+        torch.cat(column) for column in zip(*rows, strict=True)
+    )
+    return Solved(
+        exact=exact,
+        token_accuracy=accuracy,
+        cross_entropy=cross_entropy,
+        steps=steps,
+        adaptive_exact=at_stop,
+        adaptive_steps=stop,
+        scored=scored,
+        valid=ok,
+        position_nats=positions[0],
+        position_scored=positions[1],
+        net_calls=net_calls,
+        seconds=time.perf_counter() - started,
+    )
 
 
-def _score(solution: Solution, targets: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
-    """Return the columns of `Solved` (B,), from `exact` to `adaptive_steps`."""
+def _nats(solution: Solution, targets: Tensor, ignore_index: int) -> Tensor:
+    """Return the negative log-likelihood of each target (B, N), 0 where it is not scored."""
+    return F.cross_entropy(
+        solution.logits.float().transpose(1, 2), targets, ignore_index=ignore_index, reduction="none"
+    )
+
+
+def _score(solution: Solution, targets: Tensor, nats: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
+    """Return the columns of `Solved` (B,), from `exact` to `scored`."""
     assert solution.step_answers is not None
     scored = targets != ignore_index
     counts = scored.sum(dim=1).clamp_min(1)
     right = ((solution.answers == targets) & scored).sum(dim=1)
-    nats = F.cross_entropy(
-        solution.logits.float().transpose(1, 2), targets, ignore_index=ignore_index, reduction="none"
-    ).sum(dim=1)
     stop = adaptive_steps(solution.halting_logits)
     at_stop = solution.step_answers[torch.arange(len(stop), device=stop.device), stop - 1]
     return (
         right == scored.sum(dim=1),
         right / counts,
-        nats / counts,
+        nats.sum(dim=1) / counts,
         solution.steps,
         ((at_stop == targets) | ~scored).all(dim=1),
         stop,
+        scored.sum(dim=1),
     )

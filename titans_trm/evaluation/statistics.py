@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 
-from numpy import mean
+from numpy import mean, ndarray
 from scipy.stats import bootstrap
 
 _RESAMPLES = 2000  # Monte Carlo error of a 95 % end is then about a thirtieth of the interval
@@ -44,5 +44,34 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95, *, seed: in
         return values[0], values[0]  # nothing to resample; scipy would warn
     found = bootstrap(
         (values,), mean, confidence_level=confidence, n_resamples=_RESAMPLES, method="percentile", rng=seed
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def ratio_interval(
+    sums: Sequence[float], counts: Sequence[int], confidence: float = 0.95, *, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of sum(sums) / sum(counts) over examples, reproducible by `seed`.
+
+    For means per token, such as bits per byte, of examples that differ in length: whole examples are drawn, because
+    the tokens of one are not independent.
+    """
+    if sum(counts) < 1:
+        raise ValueError("an interval needs 1 scored token or more.")
+    if len(sums) < 2:
+        return sums[0] / counts[0], sums[0] / counts[0]
+
+    def ratio(top: ndarray, bottom: ndarray, axis: int) -> ndarray:
+        return top.sum(axis=axis) / bottom.sum(axis=axis)
+
+    found = bootstrap(
+        (sums, counts),
+        ratio,
+        paired=True,
+        vectorized=True,
+        confidence_level=confidence,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=seed,
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -23,6 +23,8 @@ class LossConfig:
         0.0  # share of the target spread evenly over the vocabulary, 0 to below 1; 0.2 in fast recipes
     )
     focal_gamma: float = 0.0  # focal factor (1 - p)^gamma: larger looks away from tokens already right; 0 = off
+    class_weight_power: float = 0.0  # weight of a token's target ~ (its share of the training targets)^-power; 0 = off
+    class_weight_max: float = 10.0  # largest weight over the mean weight: rare tokens must not rule; 1 or more
     halting_weight: float = 0.5  # weight of the halting cross-entropy (nats per example); 0 = the head is not trained
     diversity: Literal["off", "logit_std", "variance_hinge"] = "logit_std"  # variance_hinge: the failing control
     diversity_weight: float = 0.1  # weight of logit_std: the gradient of the logits' spread when it is too small
@@ -40,7 +42,15 @@ class LossConfig:
             raise ValueError(f"loss.label_smoothing={self.label_smoothing} is out of range; choose 0 to below 1.")
         if not 0.0 <= self.diversity_guard < 0.5:
             raise ValueError(f"loss.diversity_guard={self.diversity_guard} is out of range; choose 0 to below 0.5.")
-        for key in ("focal_gamma", "halting_weight", "diversity_weight", "diversity_anneal_steps"):
+        if not self.class_weight_max >= 1.0:
+            raise ValueError(f"loss.class_weight_max={self.class_weight_max} is out of range; choose 1 or more.")
+        for key in (
+            "class_weight_power",
+            "focal_gamma",
+            "halting_weight",
+            "diversity_weight",
+            "diversity_anneal_steps",
+        ):
             _not_negative(f"loss.{key}", getattr(self, key))
         for key in ("variance_hinge_weight", "variance_hinge_target", "diversity_anchor"):
             _not_negative(f"loss.{key}", getattr(self, key))

@@ -17,6 +17,7 @@ def token_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over the scored tokens of each example, (B,) in nats.
 
@@ -30,6 +31,8 @@ def token_cross_entropy(
         ignore_index: target of tokens that are not scored.
         label_smoothing: share of the target spread evenly over all V classes (arXiv 1512.00567).
         focal_gamma: exponent of the focal factor (1 - p)^gamma (arXiv 1708.02002); 0 = off.
+        class_weights: (V,) factor of each scored token by its target. The mean still divides by the number of scored
+            tokens, so that weights also act between examples that have one scored token each. None = all 1.
     """
     if logits.shape[:-1] != targets.shape:
         raise ValueError(
@@ -45,6 +48,12 @@ def token_cross_entropy(
         # 1 - p without cancellation; the floor keeps the gradient of a power below 1 finite when p reaches 1.
         missing = (-torch.expm1(log_p_target)).clamp(min=torch.finfo(loss.dtype).eps)
         loss = missing**focal_gamma * loss
+    if class_weights is not None:
+        if class_weights.shape != logits.shape[-1:]:
+            raise ValueError(
+                f"class_weights {tuple(class_weights.shape)} do not fit logits {tuple(logits.shape)}; want (V,)."
+            )
+        loss = class_weights.to(loss.dtype)[targets.masked_fill(~scored, 0)] * loss
     return loss.masked_fill(~scored, 0.0).sum(-1) / scored.sum(-1).clamp(min=1)
 
 

@@ -41,6 +41,7 @@ def compute_loss(
     step: int = 0,
     ignore_index: int = -100,
     all_gather: AllGather | None = None,
+    class_weights: Tensor | None = None,
 ) -> LossTerms:
     """Return the loss terms of one supervision step, averaged over the examples that have a scored token.
 
@@ -55,6 +56,7 @@ def compute_loss(
         step: optimiser step, for annealing of the diversity term.
         ignore_index: target of tokens that are not scored.
         all_gather: gathers over DDP ranks for the diversity term (see `diversity.AllGather`).
+        class_weights: (V,) factor of each scored token by its target (`class_weights` in the data); None = all 1.
     """
     right, scored = token_right(logits, targets, ignore_index)
     exact, accuracy = exactly_right_from_tokens(right, scored), token_accuracy(right, scored)
@@ -65,6 +67,7 @@ def compute_loss(
         ignore_index=ignore_index,
         label_smoothing=config.label_smoothing,
         focal_gamma=config.focal_gamma,
+        class_weights=class_weights,
     )
     has_target = scored.any(-1)
     cross_entropy = example_cross_entropy.sum() / has_target.sum().clamp(min=1)

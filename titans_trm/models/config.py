@@ -120,7 +120,7 @@ class HaltingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TitansTRMConfig:
-    """The full model. `vocab_size`, `seq_len`, `causal` and `num_puzzle_ids` come from the task."""
+    """The full model. `vocab_size`, `seq_len`, `causal`, `num_puzzle_ids` and `grid_shape` come from the task."""
 
     __pydantic_config__ = _STRICT
 
@@ -128,6 +128,7 @@ class TitansTRMConfig:
     seq_len: int  # N, tokens of one example without the register
     causal: bool = False
     num_puzzle_ids: int = 0  # > 0: one learned embedding per puzzle id takes the register's place (ARC)
+    grid_shape: tuple[int, int] | None = None  # rows, columns where the N tokens are the cells of a grid, row by row
     width: int = 512  # D
     learned_positions: bool = (
         False  # a learned vector per cell beside the rotary positions (grids: their length is fixed)
@@ -143,6 +144,8 @@ class TitansTRMConfig:
         _at_least("seq_len", self.seq_len, 1)
         _at_least("num_puzzle_ids", self.num_puzzle_ids, 0)
         _at_least("width", self.width, 1)
+        if self.grid_shape is not None and self.grid_shape[0] * self.grid_shape[1] != self.seq_len:
+            raise ValueError(f"grid_shape={self.grid_shape} has not seq_len={self.seq_len} cells; make them equal.")
         _divides("backbone.num_heads", self.backbone.num_heads, "width", self.width)
         if (self.width // self.backbone.num_heads) % 2:
             raise ValueError(
@@ -179,9 +182,7 @@ class TitansTRMConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and numbers: safe in a checkpoint read with `weights_only=True`."""
         plain = asdict(self)
-        if self.parameter_budget is not None:
-            plain["parameter_budget"] = list(self.parameter_budget)
-        return plain
+        return plain | {name: list(plain[name]) for name in _PAIRS if plain[name] is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TitansTRMConfig":
@@ -193,9 +194,10 @@ class TitansTRMConfig:
             "halting": HaltingConfig,
         }
         built = {name: parts[name](**value) if name in parts else value for name, value in values.items()}
-        if built.get("parameter_budget") is not None:
-            built["parameter_budget"] = tuple(built["parameter_budget"])
-        return cls(**built)
+        return cls(**built | {name: tuple(built[name]) for name in _PAIRS if built.get(name) is not None})
+
+
+_PAIRS = ("grid_shape", "parameter_budget")  # of a configuration: lists in plain form
 
 
 def _at_least(key: str, value: int, low: int) -> None:

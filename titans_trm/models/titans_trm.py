@@ -101,6 +101,7 @@ class TitansTRM(nn.Module):
         |---|---|
         | linear layers, (out, in) | normal, std 1 / sqrt(in) |
         | token embedding, register, positions | normal, std 1 / sqrt(D), times sqrt(D) when used |
+        | positions of a grid's cells | a vector of the row plus one of the column, together of that variance |
         | puzzle embedding | zero: an unknown puzzle starts neutral |
         | persistent tokens | normal, std 1 |
         | norm gains | one |
@@ -120,6 +121,10 @@ class TitansTRM(nn.Module):
             nn.init.normal_(self.register, std=std)
         if self.positions is not None:
             nn.init.normal_(self.positions, std=std)
+            if self.config.grid_shape is not None:
+                # Cells of a row, and of a column, start alike: attention finds them by content from the first step on.
+                rows, columns = (torch.randn(n, self.config.width) * 0.5**0.5 * std for n in self.config.grid_shape)
+                self.positions[1:] = (rows[:, None] + columns).flatten(0, 1)
 
     def _check_budget(self) -> None:
         budget = self.config.parameter_budget

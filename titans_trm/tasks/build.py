@@ -11,8 +11,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMon
 from lightning.pytorch.loggers import Logger
 from rich.markup import escape
 
-from titans_trm.data.load import TASKS, TaskData
-from titans_trm.data.spec import TaskSpec
+from titans_trm.data.examples import ExampleSet
+from titans_trm.data.fitted import ClassWeights, SampleWeights
+from titans_trm.data.load import TaskData
+from titans_trm.data.registry import make_task
+from titans_trm.data.spec import LOWER_IS_BETTER, Headline, TaskSpec
 from titans_trm.diagnostics.facts import run_facts
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
@@ -37,7 +40,11 @@ from titans_trm.training.module import TRMModule
 def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
     """Build the model of `settings` for a task; a size outside its budget is an `InputError`."""
     config = settings.build(
-        vocab_size=spec.vocab_size, seq_len=spec.seq_len, causal=spec.causal, num_puzzle_ids=spec.num_puzzle_ids
+        vocab_size=spec.vocab_size,
+        seq_len=spec.seq_len,
+        causal=spec.causal,
+        num_puzzle_ids=spec.num_puzzle_ids,
+        grid_shape=spec.grid_shape,
     )
     try:
         return TitansTRM(config)
@@ -45,8 +52,14 @@ def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
         raise InputError(f"model={settings.name}: {error}") from error
 
 
-def build_module(config: RunConfig, model: TitansTRM, spec: TaskSpec) -> TRMModule:
-    """Wrap `model` for training."""
+def build_module(config: RunConfig, model: TitansTRM, spec: TaskSpec, train: ExampleSet | None = None) -> TRMModule:
+    """Wrap `model` for training; class weights (`loss.class_weight_power`) are fitted on `train`."""
+    weights = None
+    if config.loss.class_weight_power > 0.0:
+        if train is None:
+            raise ValueError("loss.class_weight_power is above 0, so class weights are needed; pass the training set.")
+        power, largest = config.loss.class_weight_power, config.loss.class_weight_max
+        weights = ClassWeights.fit(train, vocab_size=spec.vocab_size, power=power, largest=largest).values
     return TRMModule(
         model,
         spec,
@@ -56,11 +69,15 @@ def build_module(config: RunConfig, model: TitansTRM, spec: TaskSpec) -> TRMModu
         max_steps=config.trainer.max_steps,
         config=config.to_dict(),
         compile_net=config.trainer.compile or config.hardware.compile,
+        class_weights=weights,
     )
 
 
 def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
-    """Serve `data` as slots and validation batches."""
+    """Serve `data` as slots and validation batches, training examples balanced as `data.balance` says."""
+    by, weights = config.data.balance, None
+    if by != "off":
+        weights = SampleWeights.fit(data.train, by=by, power=config.data.balance_power).values
     return SlotDataModule(
         data,
         batch_size=config.trainer.batch_size,
@@ -68,11 +85,17 @@ def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
         val_examples=config.trainer.val_examples,
         val_batch_size=config.trainer.val_batch_size or config.trainer.batch_size,
         seed=config.seed,
+        weights=weights,
     )
 
 
-def build_trainer(config: RunConfig, folder: Path, train_examples: int) -> lightning.Trainer:
-    """Build Lightning's trainer with this run's callbacks and loggers, writing into `folder`."""
+def build_trainer(
+    config: RunConfig, folder: Path, train_examples: int, headline: Headline = "exact_accuracy"
+) -> lightning.Trainer:
+    """Build Lightning's trainer with this run's callbacks and loggers, writing into `folder`.
+
+    `headline` is the task's metric by which weights are chosen and results told.
+    """
     trainer = config.trainer
     return lightning.Trainer(
         accelerator=config.hardware.accelerator,
@@ -89,7 +112,7 @@ def build_trainer(config: RunConfig, folder: Path, train_examples: int) -> light
         gradient_clip_val=trainer.gradient_clip_val,
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_steps,
-        callbacks=_callbacks(config, folder, train_examples),
+        callbacks=_callbacks(config, folder, train_examples, headline),
         logger=[_instantiate(f"logger.{name}", node, Logger) for name, node in config.logger.items() if node],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
@@ -104,12 +127,15 @@ def continue_command(config: RunConfig) -> str:
     return shlex.join(["python", "train.py", *typed, f"resume={config.run_dir}"])
 
 
-def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Callback]:
+def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: Headline) -> list[Callback]:
     trainer = config.trainer
     checkpoints = RunCheckpoints(
-        folder / "checkpoints", every_steps=trainer.checkpoint_every_steps, val_every_steps=trainer.val_every_steps
+        folder / "checkpoints",
+        every_steps=trainer.checkpoint_every_steps,
+        val_every_steps=trainer.val_every_steps,
+        headline=headline,
     )
-    progress = TrainingProgress(max_minutes=trainer.max_time)
+    progress = TrainingProgress(max_minutes=trainer.max_time, headline=headline)
     # Order matters: the average is updated first, the report is made from it, checkpoints see everything.
     found: list[Callback] = []
     if trainer.ema_decay is not None:
@@ -119,7 +145,7 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
         MetricsCSV(folder / "metrics.csv", log_every_steps=trainer.log_every_steps, train_examples=train_examples),
         progress,
         Pace(progress, max_minutes=trainer.max_time, command=continue_command(config)),
-        LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment),
+        LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment, headline=headline),
     ]
     if config.diagnostics != "off":
 
@@ -130,7 +156,7 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
             folder / "diagnostics",
             config.diagnostics,
             run_facts(config.to_dict()),
-            validate=TASKS[config.data.task](config.data).validate,
+            validate=make_task(config.data).validate,
             tell=tell,
         )
         found.append(diagnostics)
@@ -139,8 +165,8 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
     if trainer.early_stopping_patience is not None:
         found.append(
             EarlyStopping(
-                "val/exact_accuracy",
-                mode="max",
+                f"val/{headline}",
+                mode="min" if headline in LOWER_IS_BETTER else "max",
                 patience=trainer.early_stopping_patience,
                 check_on_train_epoch_end=False,
             )

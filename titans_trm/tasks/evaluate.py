@@ -3,6 +3,7 @@
 import json
 import logging
 from datetime import datetime
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from rich.table import Table
 from titans_trm.config import load_config
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.load import TaskData, load_data, read_examples
+from titans_trm.data.spec import TaskSpec
 from titans_trm.data.splits import assert_disjoint
 from titans_trm.errors import InputError
 from titans_trm.evaluation.solving import Solved, solve_examples
-from titans_trm.evaluation.statistics import mean_interval, wilson_interval
+from titans_trm.evaluation.statistics import mean_interval, ratio_interval, wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.training_step import autocast
 from titans_trm.tasks.build import build_model
@@ -47,11 +49,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if name == "test":
         _write_ledger(folder, checkpoint, step, len(examples))
     modes = {"both": ("full", "adaptive"), "full": ("full",), "adaptive": ("adaptive",)}[config.halting]
-    solved = _solve(config, run, model.to(device_of(config)), examples, modes, data.spec.ignore_index)
+    solved = _solve(config, run, model.to(device_of(config)), examples, modes, data.spec)
     result = {
         "split": name,
         "n": len(examples),
-        "metrics": _metrics(solved[modes[0]], config),
+        "metrics": _metrics(solved[modes[0]], config, data.spec),
         "halting": {mode: _halting(solved[mode], config) for mode in modes},
         "run": str(folder.path),
         "checkpoint": checkpoint.name,
@@ -135,7 +137,7 @@ def _solve(
     model: TitansTRM,
     examples: ExampleSet,
     modes: tuple[str, ...],
-    ignore_index: int,
+    spec: TaskSpec,
 ) -> dict[str, Solved]:
     device = next(model.parameters()).device
     solved = {}
@@ -146,7 +148,8 @@ def _solve(
                 model,
                 examples,
                 batch_size=config.batch_size,
-                ignore_index=ignore_index,
+                ignore_index=spec.ignore_index,
+                valid=spec.valid,
                 adaptive=mode == "adaptive",
                 autocast=autocast(device.type, run.trainer.precision),  # type: ignore[arg-type]
                 on_batch=lambda count, task=task: progress.advance(task, count),  # type: ignore[misc]
@@ -154,7 +157,7 @@ def _solve(
     return solved
 
 
-def _metrics(solved: Solved, config: EvaluateConfig) -> dict[str, dict[str, float]]:
+def _metrics(solved: Solved, config: EvaluateConfig, spec: TaskSpec) -> dict[str, dict[str, float]]:
     right, n = int(solved.exact.sum()), len(solved)
     low, high = wilson_interval(right, n, config.confidence)
     found = {"exact_accuracy": {"value": right / n, "ci_low": low, "ci_high": high}}
@@ -162,6 +165,18 @@ def _metrics(solved: Solved, config: EvaluateConfig) -> dict[str, dict[str, floa
         values = getattr(solved, name).tolist()
         low, high = mean_interval(values, config.confidence, seed=config.seed)
         found[name] = {"value": sum(values) / n, "ci_low": low, "ci_high": high}
+    if spec.valid is not None:
+        right = int(solved.valid.sum())
+        low, high = wilson_interval(right, n, config.confidence)
+        found["valid_optimal"] = {"value": right / n, "ci_low": low, "ci_high": high}
+    if spec.headline == "bits_per_byte":
+        low, high = ratio_interval(
+            (solved.cross_entropy.double() * solved.scored / log(2.0)).tolist(),
+            solved.scored.tolist(),
+            config.confidence,
+            seed=config.seed,
+        )
+        found["bits_per_byte"] = {"value": solved.bits_per_byte, "ci_low": low, "ci_high": high}
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from titans_trm.config import HardwareFacts, compose, resolve_hardware, resolve_precision
-from titans_trm.data.load import TASKS
+from titans_trm.data.registry import make_task
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.flops import FlopCount, count_flops
@@ -45,7 +45,7 @@ def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, 
     device = torch.device(_DEVICES[here.hardware.name])
     if here.trainer.num_threads:
         torch.set_num_threads(here.trainer.num_threads)
-    spec = TASKS[here.data.task](here.data).spec
+    spec = make_task(here.data).spec
     model = build_model(here.model, spec)
     result: dict[str, Any] = {
         "model": here.model.name,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
+from titans_trm.data.sudoku.config import SudokuConfig
 from titans_trm.diagnostics.config import DiagnosticsConfig
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
@@ -22,7 +23,7 @@ _BYTE_UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "M
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """`TitansTRMConfig` without what the task decides (vocabulary, sequence length, causality, puzzle ids)."""
+    """`TitansTRMConfig` without what the task decides (vocabulary, length, causality, puzzle ids, grid)."""
 
     __pydantic_config__ = _STRICT
 
@@ -39,13 +40,22 @@ class ModelSettings:
         # Placeholders for the task: rules between the model's own fields are checked before any data is read.
         self.build(vocab_size=2, seq_len=1, causal=self.halting.unit == "token")
 
-    def build(self, *, vocab_size: int, seq_len: int, causal: bool = False, num_puzzle_ids: int = 0) -> TitansTRMConfig:
+    def build(
+        self,
+        *,
+        vocab_size: int,
+        seq_len: int,
+        causal: bool = False,
+        num_puzzle_ids: int = 0,
+        grid_shape: tuple[int, int] | None = None,
+    ) -> TitansTRMConfig:
         """Return the model's full configuration for a task of `seq_len` tokens out of `vocab_size`."""
         return TitansTRMConfig(
             vocab_size=vocab_size,
             seq_len=seq_len,
             causal=causal,
             num_puzzle_ids=num_puzzle_ids,
+            grid_shape=grid_shape,
             width=self.width,
             learned_positions=self.learned_positions,
             parameter_budget=self.parameter_budget,
@@ -146,7 +156,7 @@ class RunConfig:
     tags: list[str] = field(default_factory=list)  # free words, written into summary.json
     debug: bool = False  # full traceback on errors; set by debug=...
     overrides: list[str] = field(default_factory=list)  # command-line overrides; set by the entry point
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=SudokuConfig)  # of the task that data.task names
     model: ModelSettings = field(default_factory=ModelSettings)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

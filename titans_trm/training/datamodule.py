@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from titans_trm.data.batch import Batch
@@ -34,10 +35,19 @@ class SlotDataModule(lightning.LightningDataModule):
         val_examples: size of the fixed, seeded validation subset.
         val_batch_size: examples solved at once.
         seed: of the order of examples, augmentation and exploration.
+        weights: (n,) how often each training example is served, over the mean; None = once an epoch.
     """
 
     def __init__(
-        self, data: TaskData, *, batch_size: int, accumulate: int, val_examples: int, val_batch_size: int, seed: int
+        self,
+        data: TaskData,
+        *,
+        batch_size: int,
+        accumulate: int,
+        val_examples: int,
+        val_batch_size: int,
+        seed: int,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.data = data
@@ -45,12 +55,18 @@ class SlotDataModule(lightning.LightningDataModule):
         self.accumulate = accumulate
         self.val_batch_size = val_batch_size
         self.seed = seed
+        self.weights = weights
         self.val_subset = seeded_subset(data.val, val_examples, seed)
 
     def make_slots(self, model: TitansTRM, rank: int, world_size: int) -> SlotGroups:
         """Return the empty slots of one rank; ranks share the stream without overlap."""
         stream = ExampleStream(
-            self.data.train, seed=self.seed, augment=self.data.augment, rank=rank, world_size=world_size
+            self.data.train,
+            seed=self.seed,
+            augment=self.data.augment,
+            rank=rank,
+            world_size=world_size,
+            weights=self.weights,
         )
         seed = self.seed * world_size + rank
         return SlotGroups(model, stream, self.batch_size, accumulate=self.accumulate, seed=seed)

@@ -41,7 +41,10 @@ class TRMModule(lightning.LightningModule):
         max_steps: length of the run.
         config: the whole run as plain dicts, stored in every checkpoint.
         compile_net: compile the network in place once it is on its device.
+        class_weights: (V,) factor of each scored token by its target, fitted on the training set; None = all 1.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class TRMModule(lightning.LightningModule):
         max_steps: int,
         config: dict[str, Any] | None = None,
         compile_net: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -67,8 +71,12 @@ class TRMModule(lightning.LightningModule):
         self.running = RunningMeans()
         self.observed: Observation | None = None  # the newest step, for whoever watches the run
         self.grad_norm: Tensor | None = None  # of the newest optimiser step, before clipping
-        self.val_metrics = SolveMetrics(spec.ignore_index)
+        self.val_metrics = SolveMetrics(
+            spec.ignore_index, valid=spec.valid, bits_per_byte=spec.headline == "bits_per_byte"
+        )
         self._restored: dict[str, Any] | None = None
+        # Not persistent: the weights follow from the training set, which a resumed run reads again.
+        self.register_buffer("class_weights", class_weights, persistent=False)
         # Plain dicts only: anything else could not be read with weights_only=True.
         self.save_hyperparameters({"model": model.config.to_dict(), "run": config or {}})
 
@@ -121,7 +129,7 @@ class TRMModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Solve a batch with all supervision steps; the adaptive result follows from the same logits."""
         solution = solve(self.model, batch.inputs, batch.puzzle_ids, keep_steps=True)
-        self.val_metrics.update(solution, batch.targets)
+        self.val_metrics.update(solution, batch.targets, batch.inputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log what the validation subset says."""
@@ -170,6 +178,7 @@ class TRMModule(lightning.LightningModule):
             step=self.global_step,
             ignore_index=self.spec.ignore_index,
             all_gather=gather,
+            class_weights=self.class_weights,
         )
 
     @torch.no_grad()

@@ -54,7 +54,7 @@ class HaltingCollapse(Rule):
 
     id = "act_collapse"
     title = "halting head collapsed"
-    needed, window = 3, 4
+    needed, window = 4, 5
     watches = ("halting/logit_std", _SOLVED)
     explains = _EFFECTS | frozenset({"grad_vanish"})
     memory = {"recent": [], "peak": 0.0}
@@ -64,7 +64,7 @@ class HaltingCollapse(Rule):
     @classmethod
     def default_limits(cls) -> dict[str, float]:
         """std: of logits; drop: share of its own peak; low, high: band of p; growth: in 5 checks."""
-        return {"std": 0.02, "drop": 0.05, "low": 0.1, "high": 0.9, "growth": 1.3}
+        return {"std": 0.01, "drop": 0.05, "low": 0.1, "high": 0.9, "growth": 1.3}
 
     def look(self, signals: Signals) -> Finding | None:
         """Fire on a spread that is absolutely small, or a small part of what it was, and not growing."""

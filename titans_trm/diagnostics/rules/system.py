@@ -13,6 +13,7 @@ class DataBound(Rule):
     id = "data_bound"
     title = "waits for data"
     needed, window, warm_up = 3, 4, False
+    of_process = True
     watches = ("time/wait", "time/step")
     explains = frozenset({"throughput_drop"})
 
@@ -45,6 +46,7 @@ class MemoryNearBudget(Rule):
     id = "memory_near_budget"
     title = "memory nearly used up"
     needed, window, warm_up = 3, 3, False
+    of_process = True
     watches = ("system/memory",)
 
     @classmethod
@@ -74,6 +76,7 @@ class ThroughputDrop(Rule):
     title = "steps slow down"
     severity = "info"
     needed, window, clear = 8, 10, 5
+    of_process = True
     watches = ("time/step",)
     memory = {"recent": [], "base": None}
     recent: list[float]

@@ -103,13 +103,15 @@ class Diagnostics(Callback):
         )
         step = trainer.global_step
         self.record.start(step)
-        self._last_check = step
         if self._restored is not None:
+            self._last_check = self._restored["last_check"]
             self._collector.load_state_dict(self._restored["collector"], pl_module.device)
             self._restored = None
             self.events.append("resumed", step=step)
             return
-        self.events.append("started", step=step, data={"rules": list(self.engine.rules)})
+        self.events.append(
+            "started", step=step, data={"vocab_size": self.facts.vocab_size, "rules": list(self.engine.rules)}
+        )
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         self._take(preflight(data.train, data.val), trainer)
 
@@ -188,7 +190,12 @@ class Diagnostics(Callback):
         collector = self._collector.state_dict() if self._collector is not None else None
         if collector is None:
             return {}
-        return {"engine": self.engine.state_dict(), "collector": collector, "last_validation": self._last_validation}
+        return {
+            "engine": self.engine.state_dict(),
+            "collector": collector,
+            "last_check": self._last_check,
+            "last_validation": self._last_validation,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the engine's state over now, the collector's once the model is on its device."""

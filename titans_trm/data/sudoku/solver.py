@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.sudoku.geometry import Geometry
 
 Masks = np.ndarray  # (cells, M) uint16 candidate masks
 _ROUND_NODES = 2048  # nodes of one round: the masks of a 9x9 round (330 kB) stay in the second-level cache

@@ -14,7 +14,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.sudoku.geometry import Geometry
 
 _GRIDS_AT_ONCE = 4096  # bounds memory: some 10 images of 81 cells are built per 9x9 grid
 

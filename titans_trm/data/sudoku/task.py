@@ -20,15 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titans_trm.data import sudoku_files, sudoku_generator, sudoku_rules
-from titans_trm.data.config import DataConfig
+from titans_trm.data.cache import Built
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.files import decompress, sha256
+from titans_trm.data.sources import file_splits, generated_splits, packaged_splits, read_cached
 from titans_trm.data.spec import TaskSpec
 from titans_trm.data.splits import GroupAllocator
-from titans_trm.data.sudoku_canonical import canonical_form
-from titans_trm.data.sudoku_geometry import Geometry
-from titans_trm.data.sudoku_solver import solve
+from titans_trm.data.sudoku.canonical import canonical_form
+from titans_trm.data.sudoku.config import SudokuConfig
+from titans_trm.data.sudoku.files import Table, check_uniqueness, read_table
+from titans_trm.data.sudoku.generator import VERSION, generate_puzzles
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.rules import find_faults
+from titans_trm.data.sudoku.solver import solve
 from titans_trm.errors import InputError
 
 _BLANK = 1  # token of an empty cell; token = digit + 1
@@ -41,7 +45,7 @@ logger = logging.getLogger(__name__)
 class SudokuTask:
     """Fill in the grid: every digit once in each row, column and box."""
 
-    generator_version = sudoku_generator.VERSION
+    generator_version = VERSION
     reader_version = 1
 
     def __init__(self, size: int) -> None:
@@ -53,6 +57,29 @@ class SudokuTask:
             grid_shape=(size, size),
             exactness="A puzzle is exactly right when all cells of the grid equal its only solution.",
         )
+
+    @classmethod
+    def from_config(cls, config: SudokuConfig) -> "SudokuTask":
+        """Return the task of a configuration."""
+        return cls(config.size)
+
+    def splits(self, config: SudokuConfig) -> Built:
+        """Return `train`, `val` and `test` from the configured source, and manifest entries."""
+        if config.resolved_source == "packaged":
+            return packaged_splits(*self.packaged(), config)
+        return generated_splits(self, config) if config.resolved_source == "generated" else file_splits(self, config)
+
+    def read_examples(self, path: str, config: SudokuConfig) -> tuple[ExampleSet, dict[str, Any]]:
+        """Return the checked puzzles of a CSV or CSV.gz file, and manifest entries (cached by content)."""
+        return read_cached(self, path, config)
+
+    def generation_identity(self, config: SudokuConfig) -> dict[str, Any]:
+        """Return what generated puzzles depend on, beside size, seed and counts."""
+        return {"clues": list(config.clue_range)}
+
+    def reading_identity(self, config: SudokuConfig) -> dict[str, Any]:
+        """Return what the check of a file depends on, beside its bytes."""
+        return {"verify": [config.verify, config.verify_all_up_to, config.verify_sample, config.seed]}
 
     def packaged(self, folder: Traversable | None = None) -> tuple[ExampleSet, ExampleSet, dict[str, Any]]:
         """Return the 8,000 training and 1,000 test puzzles of the package (9x9), and manifest entries.
@@ -70,7 +97,7 @@ class SudokuTask:
             raw = (folder / about["file"]).read_bytes()
             if sha256(decompress(about["file"], raw)) != about["sha256"]:
                 raise InputError(f"{folder / about['file']}: the bytes have changed; install the package again.")
-            sets[split] = self._examples(split, sudoku_files.read_table(about["file"], raw, self.geometry))
+            sets[split] = self._examples(split, read_table(about["file"], raw, self.geometry))
         entries = {
             "licence": manifest["licence"],
             "rating_kind": manifest["rating_kind"],
@@ -78,20 +105,20 @@ class SudokuTask:
         }
         return sets["train"], sets["test"], entries
 
-    def read(self, path: str, raw: bytes, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:
+    def read(self, path: str, raw: bytes, config: SudokuConfig) -> tuple[ExampleSet, dict[str, Any]]:
         """Return all rows of a CSV or CSV.gz file, checked, and manifest entries.
 
         Every row is checked against the rules; uniqueness is checked on all rows or on a seeded sample, as
         `config.verify` says. `InputError` names the file and up to five bad rows with line and reason.
         """
-        table = sudoku_files.read_table(path, raw, self.geometry)
+        table = read_table(path, raw, self.geometry)
         count = len(table.lines)
         rows = np.arange(count)
         if config.verify == "sample" or (config.verify == "auto" and count > config.verify_all_up_to):
             bits = np.random.PCG64(np.random.SeedSequence([_SAMPLE_STREAM, config.seed]))
             rows = np.sort(bits.random_raw(count).argsort(kind="stable")[: config.verify_sample])
         logger.info("%s: %d puzzles; checking that %d of them have one solution", path, count, len(rows))
-        sudoku_files.check_uniqueness(table, rows, self.geometry)
+        check_uniqueness(table, rows, self.geometry)
         entries = {
             "licence": "the file's own",
             "rating_kind": "as given in the file",
@@ -100,12 +127,12 @@ class SudokuTask:
         }
         return self._examples(path, table), entries
 
-    def generate(self, config: DataConfig) -> tuple[dict[str, ExampleSet], dict[str, Any]]:
+    def generate(self, config: SudokuConfig) -> Built:
         """Return `train`, `val` and `test` of exactly the configured sizes, sharing no group and no puzzle."""
         quotas = {"val": config.num_val, "test": config.num_test, "train": config.num_train}
         allocator, seen, barren = GroupAllocator(quotas), set[bytes](), 0
         kept: dict[str, list[tuple[np.ndarray, np.ndarray, int, str]]] = {name: [] for name in quotas}
-        for block in sudoku_generator.generate(self.geometry, config.clue_range, config.seed):
+        for block in generate_puzzles(self.geometry, config.clue_range, config.seed):
             keys = self._keys(block.puzzles, block.solutions)
             before = sum(allocator.filled.values())
             for puzzle, solution, rating, key in zip(block.puzzles, block.solutions, block.ratings, keys, strict=True):
@@ -156,7 +183,7 @@ class SudokuTask:
     def validate(self, inputs: Tensor, targets: Tensor) -> None:
         """Raise `InputError` naming the `(B, N)` examples that break a rule or have several solutions."""
         puzzles, solutions = _to_digits(inputs), _to_digits(targets)
-        faults = sudoku_rules.find_faults(puzzles, solutions, self.geometry)
+        faults = find_faults(puzzles, solutions, self.geometry)
         sound = np.array([row for row in range(len(puzzles)) if row not in faults], dtype=np.int64)
         counts = solve(puzzles[sound], self.geometry).counts
         faults |= dict.fromkeys(sound[counts != 1].tolist(), "the question has several solutions")
@@ -170,7 +197,7 @@ class SudokuTask:
         prefix = self.spec.name.encode()
         return [hashlib.sha256(prefix + form.tobytes()).hexdigest() for form in forms]
 
-    def _examples(self, name: str, table: sudoku_files.Table) -> ExampleSet:
+    def _examples(self, name: str, table: Table) -> ExampleSet:
         return ExampleSet(
             name=name,
             inputs=torch.from_numpy(table.puzzles + np.uint8(1)),
@@ -187,7 +214,7 @@ class SudokuTask:
             inputs=torch.from_numpy(np.stack(puzzles) + np.uint8(1)),
             targets=torch.from_numpy(np.stack(solutions) + np.uint8(1)),
             keys=list(keys),
-            sources=[f"sudoku_generator_v{sudoku_generator.VERSION}"] * len(rows),
+            sources=[f"sudoku_generator_v{VERSION}"] * len(rows),
             ratings=torch.tensor(ratings, dtype=torch.int64),
         )
 

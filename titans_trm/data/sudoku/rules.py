@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.sudoku.geometry import Geometry
 
 _UNIT_NAMES = ("row", "column", "box")
 

@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from titans_trm.data.sudoku_geometry import Geometry
-from titans_trm.data.sudoku_solver import all_solutions, solve
+from titans_trm.data.sudoku.geometry import Geometry
+from titans_trm.data.sudoku.solver import all_solutions, solve
 
 VERSION = 1  # raise when the same seed would give other puzzles
 _BLOCK = 1024  # puzzles dug side by side
@@ -26,7 +26,7 @@ class Puzzles:
     ratings: np.ndarray  # (M,) int64 nodes the solver must branch at to prove uniqueness; 0 = singles suffice
 
 
-def generate(geometry: Geometry, clues: tuple[int, int], seed: int) -> Iterator[Puzzles]:
+def generate_puzzles(geometry: Geometry, clues: tuple[int, int], seed: int) -> Iterator[Puzzles]:
     """Yield blocks of puzzles whose number of clues is drawn evenly from `clues` (fewest, most), without end.
 
     A puzzle that cannot be dug down to its number keeps more clues; it is left out when that is above the most.
