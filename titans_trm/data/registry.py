@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 # The first task is the default.
 _TASKS = {
     "sudoku": ("SudokuConfig", "SudokuTask"),
-    "arc": ("ArcConfig", "ArcTask"),
     "maze": ("MazeConfig", "MazeTask"),
     "mqar": ("MqarConfig", "MqarTask"),
     "niah": ("NiahConfig", "NiahTask"),
     "selective_copy": ("SelectiveCopyConfig", "SelectiveCopyTask"),
     "text": ("TextConfig", "TextTask"),
+    "arc": ("ArcConfig", "ArcTask"),
 }
 
 

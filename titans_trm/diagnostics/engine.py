@@ -188,12 +188,19 @@ class Engine:
         severity = _severity(self.rules[name], self._findings[name])
         for other in self.rules:
             if name in self._explains[other] and other != name:
-                alert = self.active.get(other)
+                alert = self.active.get(other) or self._over_lately(other)
                 if alert is not None and alert.cause is None and not _hides(alert.severity, severity):
                     return other
                 if other in waiting and not _hides(_severity(self.rules[other], self._findings[other]), severity):
                     return other
         return None
+
+    def _over_lately(self, name: str) -> Alert | None:
+        """Return the newest alert of a rule if it was over only a storm ago: its effects may come late."""
+        over = self._tracks[name].muted_until - self.config.cooldown_steps
+        if over < 0 or self.last_step - over > self.config.storm_steps:
+            return None
+        return next(alert for alert in reversed(self.alerts) if alert.rule == name)
 
     def _take_over(self, name: str, update: Update) -> None:
         """Turn active alerts that the new root cause explains, and that began with it, into its effects."""
@@ -207,9 +214,12 @@ class Engine:
         update.raised = [alert for alert in update.raised if self.active[alert.rule].cause is None]
 
     def _add_effect(self, cause: str, effect: str) -> None:
-        alert = self.active[cause]
+        place = max(index for index, one in enumerate(self.alerts) if one.rule == cause)
+        alert = self.alerts[place]
         if effect not in alert.effects:
-            self._keep(replace(alert, effects=(*alert.effects, effect)))
+            self.alerts[place] = replace(alert, effects=(*alert.effects, effect))
+            if cause in self.active:
+                self.active[cause] = self.alerts[place]
 
     def _alert(self, rule: Rule, step: int, cause: str | None = None, effects: tuple[str, ...] = ()) -> Alert:
         finding = self._findings[rule.id]

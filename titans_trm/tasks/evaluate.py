@@ -17,6 +17,7 @@ from titans_trm.data.load import TaskData, load_data, read_examples
 from titans_trm.data.spec import TaskSpec
 from titans_trm.data.splits import assert_disjoint
 from titans_trm.errors import InputError
+from titans_trm.evaluation.positions import position_report
 from titans_trm.evaluation.solving import Solved, solve_examples
 from titans_trm.evaluation.statistics import mean_interval, ratio_interval, wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
@@ -64,6 +65,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "seed": config.seed,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+    if data.spec.headline == "bits_per_byte":
+        chunk_size = model.config.memory.chunk_size if model.config.has_memory else None
+        result["positions"] = position_report(solved[modes[0]], chunk_size)
     path = folder.evaluation(name)
     write_json(path, result)
     _show(result, path)

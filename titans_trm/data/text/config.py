@@ -21,6 +21,8 @@ class TextConfig(FileFields):
         super().__post_init__()
         one_of("data.source", self.source, ("stdlib", "file"))
         at_least("data.seq_len", self.seq_len, 2)
+        if self.split_by != "group":
+            raise ValueError(f"data.split_by={self.split_by} is not for text, which is cut by document; use group.")
         at_least("data.mask_window", self.mask_window, 0)
         if not self.pattern:
             raise ValueError("data.pattern='' names no file; choose e.g. * or *.txt.")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from titans_trm.data.cache import Built, cached
 from titans_trm.data.examples import ExampleSet
+from titans_trm.data.folds import split_fold
 from titans_trm.data.sources import root
 from titans_trm.data.spec import TaskSpec
 from titans_trm.data.splits import split_by_group
@@ -41,6 +42,8 @@ class TextTask:
             seq_len=seq_len,
             vocab_size=_VOCABULARY,
             causal=True,
+            byte_offset=0,
+            own_folds=True,
             headline="bits_per_byte",
             exactness="A window is exactly right when every byte is the most likely one; bits per byte is the measure.",
         )
@@ -112,10 +115,9 @@ class TextTask:
 
     def _documents(self, config: TextConfig) -> tuple[dict[str, list[Document]], dict[str, Any]]:
         """Return the documents of each split, and manifest entries."""
-        fractions = {"val": config.val_fraction}
+        fractions = dict(config.fractions)
         if config.resolved_source == "stdlib":
             documents = stdlib_documents()
-            fractions["test"] = config.test_fraction
             entries: dict[str, Any] = {
                 "licence": "PSF-2.0",
                 "python_version": stdlib_version(),
@@ -126,8 +128,8 @@ class TextTask:
         else:
             assert config.train_file is not None
             documents = read_documents(config.train_file, config.pattern)
-            if config.test_file is None:
-                fractions["test"] = config.test_fraction
+            if config.test_file is not None:
+                del fractions["test"]
             whole = len(documents) > len(fractions)
             cut = _by_document if whole else _by_place
             found = cut(documents, fractions, config.seed)
@@ -141,6 +143,10 @@ class TextTask:
             if config.test_file is not None:
                 found["test"] = read_documents(config.test_file, config.pattern)
                 entries["files"][config.test_file] = {"sha256": _digest(found["test"])}
+        if config.fold is not None:
+            pool = found["train"] + found["val"]
+            rows = split_fold([part.key for part in pool], config.fold, config.num_folds, f"fold-{config.seed}")
+            found |= {name: [pool[row] for row in chosen.tolist()] for name, chosen in rows.items()}
         sizes = {name: sum(len(document.content) for document in parts) for name, parts in found.items()}
         return found, {**entries, "rating_kind": "none", "sha256": _digest(documents), "bytes": sizes}
 
