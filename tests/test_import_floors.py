@@ -103,9 +103,9 @@ CHEAP = [
     "titans_trm.losses.config",
     "titans_trm.optim.config",
     "titans_trm.data.config",
+    "titans_trm.specialist.config",
     "titans_trm.data.registry",
     *(f"titans_trm.data.{name}.config" for name in TASKS),
-    "titans_trm.specialist.config",
 ]
 
 
