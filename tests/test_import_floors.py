@@ -104,6 +104,7 @@ CHEAP = [
     "titans_trm.data.config",
     "titans_trm.data.registry",
     "titans_trm.data.sudoku.config",
+    "titans_trm.evaluation.config",
 ]
 
 

@@ -16,7 +16,7 @@ class Estimate:
     value: float | None  # null: not defined on these examples
     ci_low: float | None
     ci_high: float | None
-    method: Literal["wilson", "bootstrap", "none"]  # of the interval: by groups, see docs/evaluation.md
+    method: Literal["wilson", "bootstrap", "student", "none"]  # of the interval: by groups, see docs/evaluation.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class DepthBin:
 class Difficulty:
     """Predicted difficulty, the halting depth, against real difficulty."""
 
-    rating_kind: str  # what the data's rating means
+    rating_kind: str  # what the rating means; tokens to find where the data rate all examples alike
     spearman: Estimate  # rank correlation of depth and rating; null when either is constant
     spearman_p: float | None
     rmse_steps: Estimate  # halting depth against the first step from which the answer stays right (N_sup if never)
@@ -219,7 +219,7 @@ EXAMPLE_ARRAYS = {
     "index": "(n,) int64, row in the split or file",
     "key": "(n,) bytes, canonical group key",
     "exact": "(n,) bool, exactly right after all supervision steps",
-    "valid": "(n,) bool, valid by the rules of the task; equal to exact where a task has one answer only",
+    "<check>": "(n,) bool, for each check of the task, such as valid_optimal, under the name of its metric",
     "token_accuracy": "(n,) float32",
     "cross_entropy": "(n,) float32, nats per scored token",
     "steps": "(n,) int16, supervision steps when halting adaptively",
