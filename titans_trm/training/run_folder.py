@@ -130,7 +130,7 @@ class RunFolder:
         base = Path(root) / experiment if experiment else Path(root)
         runs = [
             run
-            for run in _runs_under(base)
+            for run in runs_under(base)
             if not (unfinished and run.status == "completed") and (run.has_checkpoint or not with_checkpoint)
         ]
         if not runs:
@@ -286,7 +286,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _runs_under(base: Path) -> list[RunFolder]:
+def runs_under(base: Path) -> list[RunFolder]:
+    """Return the run folders at and below `base`, in no order."""
     runs = []
     for folder, children, files in os.walk(base):
         if _CONFIG in files:
