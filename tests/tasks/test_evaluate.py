@@ -1,4 +1,6 @@
+import ast
 import csv
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -21,6 +23,8 @@ from titans_trm.tasks.hardware import device_of
 from titans_trm.tasks.train import train
 from titans_trm.training.checkpoint_io import load_checkpoint
 from titans_trm.training.run_folder import RunFolder
+
+PACKAGE = Path(__file__).resolve().parents[2] / "titans_trm"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -338,3 +342,35 @@ def test_inference_runs_where_the_configuration_says(run):
     assert device_of(settings(run, "hardware.accelerator=gpu")) == torch.device("cuda")
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert device_of(settings(run, "hardware.accelerator=auto")) == torch.device(expected)
+
+
+class Untouchable:
+    """Stands in the place of the test examples and fails when anything looks at it."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"the test split was touched: {name}")
+
+    def __len__(self):
+        raise AssertionError("the test split was counted")
+
+
+def test_training_never_touches_the_test_split(tmp_path, monkeypatch):
+    loaded = []
+
+    def load_without_test(config):
+        loaded.append(dataclasses.replace(load_data(config), held_out=Untouchable()))
+        return loaded[-1]
+
+    monkeypatch.setattr("titans_trm.tasks.train.load_data", load_without_test)
+    config = tiny_config(tmp_path / "runs" / "tiny" / "first", "trainer.max_steps=6")
+    assert train(config)["status"] == "completed" and len(loaded) == 1
+    with pytest.raises(AssertionError, match="the test split was"):
+        len(loaded[0].test())
+
+
+def test_no_code_that_trains_names_the_test_split():
+    files = [*(PACKAGE / "training").rglob("*.py"), PACKAGE / "tasks" / "train.py", PACKAGE / "tasks" / "build.py"]
+    assert len(files) > 15
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.Attribute) and node.attr in ("held_out", "test")), f"{file}:{node.lineno}"

@@ -76,7 +76,7 @@ def _halting(result: Evaluation, level: str) -> Table:
 def _steps(result: Evaluation) -> Table:
     table = _table("after each supervision step", "step", "exact_accuracy", "token_accuracy", "halted by then")
     stride = -(-len(result.steps) // _FEW)
-    for one in result.steps[stride - 1 :: stride]:
+    for one in result.steps[::-1][::stride][::-1]:  # the last one always
         table.add_row(
             str(one.step), _value(one.exact_accuracy), _value(one.token_accuracy), f"{100 * one.share_halted:.1f} %"
         )

@@ -46,17 +46,20 @@ def mcnemar_test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 def paired_bootstrap(first: Floats, second: Floats, intervals: Intervals) -> tuple[Estimate, float]:
     """Return the mean of first - second (n,) with its interval by group, and the p value that it is 0.
 
-    The p value is from Student's distribution of the groups' contributions, the smooth companion of the resampled
-    interval: counting resamples cannot show a p value below one in their number.
+    The p value is that of `grouped_t_test`: counting resamples cannot show one below the inverse of their number.
     """
+    return intervals.means(_differences(first, second))[0], grouped_t_test(first, second, intervals)
+
+
+def grouped_t_test(first: Floats, second: Floats, intervals: Intervals) -> float:
+    """Return the p value of Student's paired test with groups, not examples, as independent units."""
     differences = _differences(first, second)
-    estimate = intervals.means(differences)[0]
     mean, groups = float(differences.mean()), intervals.num_groups
     sums = np.bincount(intervals.group, differences - mean)
     error = float(np.sqrt(groups / (groups - 1) * np.square(sums).sum())) / len(differences) if groups > 1 else 0.0
     if error == 0.0:
-        return estimate, 1.0 if mean == 0.0 else 0.0
-    return estimate, float(2 * t.sf(abs(mean) / error, groups - 1))
+        return 1.0 if mean == 0.0 else 0.0
+    return float(2 * t.sf(abs(mean) / error, groups - 1))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
