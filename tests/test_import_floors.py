@@ -90,6 +90,7 @@ def test_frameworks_are_not_imported_below_training() -> None:
         assert not FRAMEWORKS & {name.split(".")[0] for name in _imports(file)}, file
 
 
+TASKS = sorted(file.parent.name for file in (PACKAGE / "data").glob("*/config.py"))
 CHEAP = [
     "titans_trm",
     "titans_trm.errors",
@@ -105,6 +106,8 @@ CHEAP = [
     "titans_trm.data.registry",
     "titans_trm.data.sudoku.config",
     "titans_trm.evaluation.config",
+    *(f"titans_trm.data.{name}.config" for name in TASKS),
+    "titans_trm.specialist.config",
 ]
 
 

@@ -22,6 +22,9 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "robustness": Command(
+        "titans_trm.commands.robustness", "attack a trained model, corrupt its clues, change its data"
+    ),
     "data": Command("titans_trm.commands.data", "prepare, verify, audit, compare and count the data of a task"),
     "consult": Command("titans_trm.commands.consult", "ask the specialist about a run, or for work in plain words"),
     "scaffold": Command("titans_trm.commands.scaffold", "write a new model with tests that pass from the start"),
@@ -29,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("titans_trm.commands.report", "write report.html of a run"),
     "compare": Command("titans_trm.commands.compare", "compare evaluated runs: seeds, intervals, significance"),
     "ablate": Command("titans_trm.commands.ablate", "train a suite of ablations with seeds and write its table"),
+    "diagnose": Command("titans_trm.commands.diagnose", "say what is wrong with a run, or that it is healthy"),
 }
 
 

@@ -1,6 +1,7 @@
 """Every task stands behind one interface, and its keys are its own."""
 
 import dataclasses
+import functools
 import re
 
 import pytest
@@ -17,6 +18,7 @@ from titans_trm.training.config import RunConfig
 OPTIONS = sorted(file.stem for file in (config_dir() / "data").glob("*.yaml"))
 
 
+@functools.cache
 def option(name: str) -> DataConfig:
     needs = ["data.train_file=train.csv"] if name == "sudoku_extreme" else []
     return compose("train", [f"data={name}", *needs]).data

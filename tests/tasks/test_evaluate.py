@@ -102,7 +102,7 @@ def test_single_examples_are_kept_for_comparisons_and_drawings(run):
     assert {"examples", "confusion_csv", "confusion", "calibration", "halting"} == set(result["files"])
     assert result["cost"]["latency_adaptive_ms"]["repeats"] == 2
     with np.load(run / result["files"]["examples"], allow_pickle=False) as arrays:
-        assert set(EXAMPLE_ARRAYS) - {"<check>"} == set(arrays)
+        assert set(EXAMPLE_ARRAYS) == set(arrays)
         assert arrays["exact"].mean() == pytest.approx(result["metrics"]["exact_accuracy"]["value"])
         assert arrays["exact_by_step"].shape == arrays["halting_logits"].shape == (12, 3)
         data = load_data(load_config(run).data)

@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -26,7 +26,9 @@ from titans_trm.specialist.protocol import ContextPackage, ResultsPackage
 from titans_trm.specialist.redact import canonical
 from titans_trm.specialist.remedies import REMEDIES, describe, fix_command
 from titans_trm.specialist.worktree import repository
-from titans_trm.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from titans_trm.training.run_folder import RunFolder
 
 FAILED = 1
 
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if settings.kind == "claude" and not arguments.preview:
         require_agent()
     about = Path(arguments.about)
-    folder = RunFolder.open(about) if about.is_dir() else None
+    folder = _opened(about) if about.is_dir() else None
     root = repository(Path.cwd())
     context = _of_run(folder, settings) if folder else context_of_request(arguments.about, settings, root=root)
     console = Console(highlight=False, soft_wrap=True)
@@ -79,7 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if outcome.ok or outcome.ending == "denied" else FAILED
 
 
-def standing_alerts(folder: RunFolder) -> list[Alert]:
+def _opened(path: Path) -> "RunFolder":
+    from titans_trm.training.run_folder import RunFolder  # brings torch: a request does without
+
+    return RunFolder.open(path)
+
+
+def standing_alerts(folder: "RunFolder") -> list[Alert]:
     """Return the root causes of severity warn and above that stood when the run ended, in the order of their alarms."""
     path = folder.path / "diagnostics" / "events.jsonl"
     if not path.is_file():
@@ -93,7 +101,7 @@ def standing_alerts(folder: RunFolder) -> list[Alert]:
     return [alert for alert in standing.values() if at_least(alert.severity, "warn")]
 
 
-def _of_run(folder: RunFolder, settings: SpecialistConfig) -> ContextPackage:
+def _of_run(folder: "RunFolder", settings: SpecialistConfig) -> ContextPackage:
     alerts = standing_alerts(folder)
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     if not alerts:
@@ -106,7 +114,7 @@ def _of_run(folder: RunFolder, settings: SpecialistConfig) -> ContextPackage:
     )
 
 
-def _measurements(folder: RunFolder) -> dict[str, float]:
+def _measurements(folder: "RunFolder") -> dict[str, float]:
     path = folder.path / "diagnostics" / "signals.jsonl"
     latest: dict[str, float] = {}
     for signals in read_signals(path) if path.is_file() else ():
@@ -114,7 +122,7 @@ def _measurements(folder: RunFolder) -> dict[str, float]:
     return latest
 
 
-def _typed(folder: RunFolder | None) -> list[str]:
+def _typed(folder: "RunFolder | None") -> list[str]:
     if folder is None or not folder.overrides.is_file():
         return []
     return yaml.safe_load(folder.overrides.read_text(encoding="utf-8")) or []

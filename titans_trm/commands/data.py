@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "verify": "hash every byte of prepared data again",
         "audit": "imbalance, duplicates and divergence, as JSON and a page of plots",
         "leakage": "what two sets share: groups up to symmetry, passages of text",
+        "export": "write train and test in the folder layout of the public TRM code",
         "stats": "counts, shares, difficulty, and whether the generator keeps up with training",
     }.items():
         action = actions.add_parser(name, help=summary, description=summary)
@@ -55,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("overrides", nargs="*", help="as for train.py, for example data.seed=1")
         if name == "audit":
             action.add_argument("--out", type=Path, help="folder of audit.json and audit.png (default: audit/DATA)")
+        if name == "export":
+            action.add_argument("--to", type=Path, required=True, help="folder to write")
         if name == "leakage":
             action.add_argument(
                 "--between", nargs=2, metavar=("A", "B"), help="train, val, test or a file (default: all three splits)"
@@ -70,7 +73,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; 3 when a leak is found."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    action = {"prepare": _prepare, "verify": _verify, "audit": _audit, "leakage": _leakage, "stats": _stats}
+    action = {
+        "prepare": _prepare,
+        "verify": _verify,
+        "audit": _audit,
+        "leakage": _leakage,
+        "export": _export,
+        "stats": _stats,
+    }
     return action[arguments.action](arguments)
 
 
@@ -161,6 +171,18 @@ def _leakage(arguments: argparse.Namespace) -> int:
         print_plain(console, "data.leakage=remove: training drops these examples from train and val")
         return 0
     return CHECK_FAILED if leaking else 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from titans_trm.data.load import load_data
+    from titans_trm.data.reference_layout import write_layout
+
+    config = _config(arguments)
+    with _working(f"exporting {arguments.data}"):
+        data = load_data(config.data)
+        write_layout(arguments.to, {"train": data.train, "test": data.test()}, data.spec)
+    print_plain(Console(), str(arguments.to))
+    return 0
 
 
 def _stats(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from titans_trm.config import compose
-from titans_trm.data.load import TASKS
+from titans_trm.data.registry import make_task
 from titans_trm.specialist.architecture import validate_architecture
 from titans_trm.specialist.model_checks import Finding, ModelUnderTest, check_model
 from titans_trm.specialist.quantities import parse_count, parse_memory
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         findings: list[Finding] = []
     else:
         config = compose("train", arguments.target)
-        spec = TASKS[config.data.task](config.data).spec
+        spec = make_task(config.data).spec
         built = config.model.build(
             vocab_size=spec.vocab_size, seq_len=spec.seq_len, causal=spec.causal, num_puzzle_ids=spec.num_puzzle_ids
         )

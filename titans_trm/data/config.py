@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Source = Literal["packaged", "generated", "file"]
 Leakage = Literal["error", "remove", "allow"]
 Balance = Literal["off", "source", "rating", "length"]
 SplitBy = Literal["group", "stratified", "temporal"]
@@ -21,7 +20,7 @@ class DataConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
     task: str  # what the examples are
-    source: Source = "generated"  # where they come from
+    source: str = "generated"  # where they come from; each task names its own
     max_train: int | None = None  # train on a fixed subset of this many examples, e.g. 1000; null: all
     augment: bool = True  # random symmetries of each training example, where the task has any
     seed: int = 0  # of generation, split, subset and verification sample; not of the training order
@@ -55,7 +54,7 @@ class DataConfig:
         return "task", config_classes()
 
     @property
-    def resolved_source(self) -> Source:
+    def resolved_source(self) -> str:
         """Where examples come from once a given file has had its say."""
         return self.source
 
@@ -102,7 +101,7 @@ class FileFields(DataConfig):
         self._check_fractions()
 
     @property
-    def resolved_source(self) -> Source:
+    def resolved_source(self) -> str:
         """Where examples come from once a given file has had its say."""
         return "file" if self.train_file is not None else self.source
 

@@ -1,4 +1,4 @@
-"""A set of examples held in memory, one byte per token."""
+"""A set of examples held in memory, one byte per token (two for vocabularies above 256)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ class ExampleSet:
     """Examples of one split, in a fixed order."""
 
     name: str
-    inputs: Tensor  # (n, N) uint8 tokens
-    targets: Tensor  # (n, N) uint8 tokens, PAD where not scored
+    inputs: Tensor  # (n, N) uint8 tokens, or int16 where the vocabulary is larger than 256
+    targets: Tensor  # (n, N) of the same type, PAD where not scored
     keys: list[str]  # canonical group key of each example
     sources: list[str]  # where each example comes from
     ratings: Tensor  # (n,) int64 difficulty; its meaning is the manifest's `rating_kind`
@@ -27,9 +27,10 @@ class ExampleSet:
     def __post_init__(self) -> None:
         for name in ("inputs", "targets"):
             tensor = getattr(self, name)
-            if tensor.dtype != torch.uint8 or tensor.dim() != 2:
+            if tensor.dtype not in (torch.uint8, torch.int16) or tensor.dim() != 2:
                 raise ValueError(
-                    f"{self.name}.{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, not uint8 (n, N); convert."
+                    f"{self.name}.{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, not uint8 or int16 (n, N); "
+                    "convert."
                 )
         if self.inputs.shape != self.targets.shape:
             raise ValueError(
@@ -102,7 +103,7 @@ class ExampleSet:
 
 
 def to_batch(inputs: Tensor, targets: Tensor, indices: Tensor, puzzle_ids: Tensor | None = None) -> Batch:
-    """Return uint8 `(B, N)` tokens as a batch; PAD targets become the ignore index, no puzzle ids become 0."""
+    """Return uint8 or int16 `(B, N)` tokens as a batch; PAD targets become the ignore index, no puzzle ids become 0."""
     scored = targets.long()
     return Batch(
         inputs=inputs.long(),

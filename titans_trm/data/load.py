@@ -1,14 +1,14 @@
 """Turn a data configuration into train, validation and test examples: the one entry point of this room."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from titans_trm.data.config import DataConfig
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.folds import split_fold
 from titans_trm.data.registry import make_task
-from titans_trm.data.spec import Augment, AugmentWithIds, Check, TaskSpec
+from titans_trm.data.spec import Augment, AugmentWithIds, TaskSpec
 from titans_trm.data.splits import assert_disjoint, shared_groups, subset
 from titans_trm.errors import InputError
 
@@ -31,7 +31,6 @@ class TaskData:
     augment: Augment | AugmentWithIds | None  # random symmetry for training examples; None when switched off
     manifest: dict[str, Any]  # JSON-able: what the data are, to the byte
     held_out: ExampleSet
-    checks: dict[str, Check] = field(default_factory=dict)  # the task's own tests of an answer, by metric name
 
     def test(self) -> ExampleSet:
         """Return the test split: for a final evaluation, never for a choice made during development."""
@@ -77,7 +76,6 @@ def load_data(config: DataConfig) -> TaskData:
         augment=task.augment if config.augment else None,
         manifest=manifest,
         held_out=splits["test"],
-        checks=dict(getattr(task, "checks", {})),  # most tasks have none
     )
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no byte of a window is lost modulo 2^64
-_CHUNK = 1 << 24  # windows hashed at once: bounds memory to some 400 MB
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, bits well mixed; products wrap around at 64 bits
+_OFFSET = np.uint64(0xD1B54A32D192ED03)
+_CHUNK = 1 << 24  # bytes compared at once: bounds memory
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class WindowIndex:
             raise ValueError(f"width={width} is too small; choose 1 byte or more.")
         self.width = width
         self._bytes = _array(reference)
-        hashes = _window_hashes(self._bytes, width)
+        hashes = window_hashes(self._bytes, width)
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 
@@ -49,7 +50,7 @@ class WindowIndex:
 
     def _occurrences(self, data: np.ndarray) -> np.ndarray:
         """Return for each window of `data` where it starts in the reference, or -1."""
-        hashes = _window_hashes(data, self.width)
+        hashes = window_hashes(data, self.width)
         found = np.full(len(hashes), -1, dtype=np.int64)
         if not len(self._hashes):
             return found
@@ -68,19 +69,24 @@ def _array(text: bytes | np.ndarray) -> np.ndarray:
     return np.frombuffer(text, dtype=np.uint8) if isinstance(text, bytes) else text
 
 
-def _window_hashes(data: np.ndarray, width: int) -> np.ndarray:
-    """Return a 64-bit hash of each window, `(n - width + 1,)`: a polynomial of its bytes, scrambled."""
-    count = max(0, len(data) - width + 1)
-    hashes = np.empty(count, dtype=np.uint64)
-    for begin in range(0, count, _CHUNK):
-        end = min(begin + _CHUNK, count)
-        part = np.zeros(end - begin, dtype=np.uint64)
-        for offset in range(width):
-            part *= _BASE
-            part += data[begin + offset : end + offset]
-        part ^= part >> np.uint64(29)
-        hashes[begin:end] = part * _BASE
-    return hashes
+def window_hashes(text: np.ndarray, window: int) -> np.ndarray:
+    """Return a 64-bit hash of every run of `window` bytes: a polynomial, built by doubling the length of the runs."""
+    if window < 1 or len(text) < window:
+        return np.zeros(0, dtype=np.uint64)
+    runs = {1: text.astype(np.uint64) * _BASE ^ _OFFSET}
+    factors, length = {1: np.array([_BASE])}, 1
+    while 2 * length <= window:
+        half = runs[length]
+        runs[2 * length] = half[:-length] * factors[length] + half[length:]
+        factors[2 * length] = factors[length] * factors[length]
+        length *= 2
+    total, done = runs[length], length
+    while done < window:
+        step = max(part for part in runs if part <= window - done)
+        count = len(text) - done - step + 1
+        total = total[:count] * factors[step] + runs[step][done : done + count]
+        done += step
+    return total
 
 
 def _merge(starts: np.ndarray, places: np.ndarray, width: int) -> list[tuple[int, int, int]]:

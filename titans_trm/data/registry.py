@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 # The first task is the default.
 _TASKS = {
     "sudoku": ("SudokuConfig", "SudokuTask"),
+    "maze": ("MazeConfig", "MazeTask"),
+    "mqar": ("MqarConfig", "MqarTask"),
+    "niah": ("NiahConfig", "NiahTask"),
+    "selective_copy": ("SelectiveCopyConfig", "SelectiveCopyTask"),
+    "text": ("TextConfig", "TextTask"),
     "arc": ("ArcConfig", "ArcTask"),
 }
 

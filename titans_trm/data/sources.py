@@ -1,5 +1,6 @@
 """What tasks share of getting examples: packaged rows, seeded generation, the user's files; cached, split by group."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from titans_trm.data.config import CountFields, DataConfig, FileFields
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.files import read_bytes, sha256
 from titans_trm.data.folds import split_by_time, split_stratified
+from titans_trm.data.reference_layout import read_layout
 from titans_trm.data.spec import TaskSpec
 from titans_trm.data.splits import split_by_group
 from titans_trm.errors import InputError
@@ -43,6 +45,14 @@ class Reader(Protocol):
 
     def reading_identity(self, config: Any) -> dict[str, Any]:
         """Return the keys of `config` (JSON values) that the result of reading depends on, beside the bytes."""
+        ...
+
+    def canonical_keys(self, inputs: Tensor, targets: Tensor) -> list[str]:
+        """Return the group key of each `(B, N)` example."""
+        ...
+
+    def validate(self, inputs: Tensor, targets: Tensor) -> None:
+        """Raise `InputError` naming the examples that break the rules of the task."""
         ...
 
     def read(self, path: str, raw: bytes, config: Any) -> tuple[ExampleSet, dict[str, Any]]:
@@ -103,7 +113,12 @@ def split_rows(examples: ExampleSet, fractions: Mapping[str, float], config: Fil
 
 
 def read_cached(task: Reader, path: str, config: DataConfig) -> tuple[ExampleSet, dict[str, Any]]:
-    """Return the checked examples of one file, and manifest entries (cached by content)."""
+    """Return the checked examples of one file, and manifest entries (cached by content).
+
+    A folder with a `dataset.json` is a split in the layout of the public TRM code, such as DIR/train.
+    """
+    if (Path(path).expanduser() / "dataset.json").is_file():
+        return _read_reference(task, path)
     raw = read_bytes(path)
     identity = {
         "kind": "file",
@@ -119,6 +134,21 @@ def read_cached(task: Reader, path: str, config: DataConfig) -> tuple[ExampleSet
 
     sets, entries = cached(root(config), f"{task.spec.name}-file", identity, build)
     return sets["all"].renamed(path), {**entries, "sha256": identity["sha256"]}
+
+
+def _read_reference(task: Reader, path: str) -> tuple[ExampleSet, dict[str, Any]]:
+    place = Path(path).expanduser()
+    examples, about = read_layout(place.parent, place.name)
+    spec = task.spec
+    if (about["seq_len"], about["vocab_size"]) != (spec.seq_len, spec.vocab_size):
+        raise InputError(
+            f"{path}: seq_len={about['seq_len']} and vocab_size={about['vocab_size']} are not those of {spec.name} "
+            f"({spec.seq_len} and {spec.vocab_size}); name the folder of that task."
+        )
+    task.validate(examples.inputs, examples.targets)
+    keys = task.canonical_keys(examples.inputs, examples.targets)
+    entries = {"licence": "the folder's own", "rating_kind": "none", "sha256": examples.sha256}
+    return dataclasses.replace(examples, name=path, keys=keys, puzzle_ids=None), entries
 
 
 def root(config: DataConfig) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ IGNORE_INDEX = -100  # target of a position that is not scored
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 # The same where examples have puzzle ids (B,), given third and returned last: every view of a puzzle has its own id
 AugmentWithIds = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
-
-# (inputs (B, N), targets (B, N), answers (B, N)) -> (B,) bool: whether an answer passes a test of the task's own
-Check = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (inputs (B, N), answers (B, N)) -> (B,) bool: is the answer right by the rules, whatever the target says?
+Validity = Callable[[Tensor, Tensor], Tensor]
+# The metric that chooses the best weights and is told first; of bits_per_byte less is better, of the others more.
+Headline = Literal["exact_accuracy", "valid_optimal", "token_accuracy", "bits_per_byte"]
+LOWER_IS_BETTER = ("bits_per_byte",)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class TaskSpec:
     own_folds: bool = False  # the task cuts data.fold itself; else folds are cut from its examples, by group
     exactness: str = "An example is exactly right when every scored token is."
     labels: tuple[str, ...] = ()  # what each token is called in reports; its number where there are none
+    headline: Headline = "exact_accuracy"
+    valid: Validity | None = None  # reported as `valid_optimal`, where several answers are right
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:

@@ -40,7 +40,8 @@ class _Track:
     hits: list[int]  # steps of the window's checks at which the criterion held
     checks: list[int]  # steps of the window's checks
     quiet: int = 0  # checks since the criterion last held
-    waiting_since: int | None = None  # checks counted when evidence sufficed; None = it does not
+    waiting_since: int | None = None  # checks counted when evidence sufficed, until it is raised; None = it does not
+    since_step: int = 0  # of the first check of that evidence
     muted_until: int = -1  # step before which a cleared alert is not raised again
 
 
@@ -141,10 +142,9 @@ class Engine:
         track.hits = [hit for hit in track.hits if hit >= track.checks[0]]
         alert = self.active.get(rule.id)
         if alert is None:
-            if len(track.hits) < rule.needed or step < track.muted_until:
-                track.waiting_since = None
-            elif track.waiting_since is None:
-                track.waiting_since = self.checks
+            enough = len(track.hits) >= rule.needed and step >= track.muted_until
+            if enough and track.waiting_since is None:
+                track.waiting_since, track.since_step = self.checks, track.hits[0]
         elif finding is None and track.quiet >= rule.clear:
             del self.active[rule.id]
             track.waiting_since, track.hits = None, []
@@ -188,12 +188,19 @@ class Engine:
         severity = _severity(self.rules[name], self._findings[name])
         for other in self.rules:
             if name in self._explains[other] and other != name:
-                alert = self.active.get(other)
+                alert = self.active.get(other) or self._over_lately(other)
                 if alert is not None and alert.cause is None and not _hides(alert.severity, severity):
                     return other
                 if other in waiting and not _hides(_severity(self.rules[other], self._findings[other]), severity):
                     return other
         return None
+
+    def _over_lately(self, name: str) -> Alert | None:
+        """Return the newest alert of a rule if it was over only a storm ago: its effects may come late."""
+        over = self._tracks[name].muted_until - self.config.cooldown_steps
+        if over < 0 or self.last_step - over > self.config.storm_steps:
+            return None
+        return next(alert for alert in reversed(self.alerts) if alert.rule == name)
 
     def _take_over(self, name: str, update: Update) -> None:
         """Turn active alerts that the new root cause explains, and that began with it, into its effects."""
@@ -207,17 +214,20 @@ class Engine:
         update.raised = [alert for alert in update.raised if self.active[alert.rule].cause is None]
 
     def _add_effect(self, cause: str, effect: str) -> None:
-        alert = self.active[cause]
+        place = max(index for index, one in enumerate(self.alerts) if one.rule == cause)
+        alert = self.alerts[place]
         if effect not in alert.effects:
-            self._keep(replace(alert, effects=(*alert.effects, effect)))
+            self.alerts[place] = replace(alert, effects=(*alert.effects, effect))
+            if cause in self.active:
+                self.active[cause] = self.alerts[place]
 
     def _alert(self, rule: Rule, step: int, cause: str | None = None, effects: tuple[str, ...] = ()) -> Alert:
-        finding, hits = self._findings[rule.id], self._tracks[rule.id].hits
+        finding = self._findings[rule.id]
         return Alert(
             rule=rule.id,
             severity=_severity(rule, finding),
             step=step,
-            since_step=hits[0] if hits else step,
+            since_step=self._tracks[rule.id].since_step,
             message=finding.message,
             evidence=finding.evidence,
             scope=finding.scope,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _BLOCK = re.compile(r"recursion\.(net|net_y)\.blocks\.(\d+)\.(\w+)")
+_NEGLIGIBLE = 1e-6  # of the largest gradient norm of a parameter
 _NAMED = {"head": "head", "act_head": "act_head"}
 _INPUTS = ("embedding", "register", "positions", "puzzle_embedding")
 
@@ -60,10 +61,12 @@ class ParameterWatch:
                 ratios.append(update / weight)
         values["update/median"] = _median(ratios)
         names = [name for name, _ in self.named]
+        # A gradient that is next to nothing may move a weight by less than its last digit.
+        least = _NEGLIGIBLE * max(grads)
         still = [i for i, norm in enumerate(updates) if norm == 0.0]
         return values, {
             "no_grad": [name for i, name in enumerate(names) if grads[i] == 0.0],
-            "no_update": [names[i] for i in still if grads[i] != 0.0],
+            "no_update": [names[i] for i in still if grads[i] > least],
             "not_finite": [name for i, name in enumerate(names) if not abs(weights[i]) < float("inf")],
         }
 

@@ -98,7 +98,7 @@ def summarise(
             base = {} if row == baseline else by_row[baseline]
             rows.append(_row(row, notes[row], found, base, confidence))
     tested = [row.p for row in rows if row.p is not None]
-    corrected = iter(_holm(tested))
+    corrected = iter(holm(tested))
     rows = [row if row.p is None else dataclasses.replace(row, p_holm=next(corrected)) for row in rows]
     return AblationTable(rows, baseline, min(o.num_examples for o in outcomes), confidence)
 
@@ -213,7 +213,7 @@ def _paired_p(differences: Sequence[float]) -> float | None:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def _holm(values: Sequence[float]) -> list[float]:
+def holm(values: Sequence[float]) -> list[float]:
     """Return p values corrected for their number by Holm's step-down rule, in the given order."""
     order = sorted(range(len(values)), key=values.__getitem__)
     corrected, highest = [0.0] * len(values), 0.0

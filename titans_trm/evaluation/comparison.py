@@ -24,6 +24,7 @@ from titans_trm.evaluation.significance import (
 BY_EXAMPLE = {
     "exact_accuracy": "exact",
     "exact_accuracy_adaptive": "adaptive_exact",
+    "valid_optimal": "valid",
     "token_accuracy": "token_accuracy",
     "cross_entropy": "cross_entropy",
     "mean_supervision_steps": "steps",
@@ -191,7 +192,9 @@ def _difference(
         notes.append(f"{name}: {metric} is not a mean over examples, so examples are not paired.")
     else:
         intervals = Intervals(first[0].keys, confidence=confidence, seed=seed)
-        one, other = (np.mean([run.values for run in group], axis=0) for group in (runs, first))
+        one, other = (
+            np.mean([run.values for run in group if run.values is not None], axis=0) for group in (runs, first)
+        )
         by_example, p_by_example = paired_bootstrap(one, other, intervals)
         if len(runs) == len(first) == 1 and set(np.unique([one, other])) <= {0.0, 1.0}:
             p_mcnemar = mcnemar_test(one > 0.5, other > 0.5)

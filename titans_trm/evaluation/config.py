@@ -28,7 +28,7 @@ class CriteriaConfig:
     name: str = "auto"  # auto: the file of the run's experiment in conf/criteria, else the default one
     targets: dict[str, Bound] = field(default_factory=dict)  # metric -> at_least or at_most
     gap: float | None = 0.05  # most that the train probe may be better than validation, in units of the metric
-    gap_metric: str = "exact_accuracy"  # metric of the gap, where more is better
+    gap_metric: str = "headline"  # metric of the gap; headline: the one by which the task's weights are chosen
     latency_p95_ms: float | None = None  # milliseconds to solve one example, halting adaptively, 95th percentile
     parameters: int | None = None  # most parameters
     weights_mb: float | None = None  # most megabytes (10^6 bytes) of weights

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from math import hypot
 
+from titans_trm.data.spec import LOWER_IS_BETTER
 from titans_trm.errors import InputError
 from titans_trm.evaluation.config import CriteriaConfig
 from titans_trm.evaluation.resampling import UNDEFINED
 from titans_trm.evaluation.results import Estimate, Evaluation
+
+_LOWER_IS_BETTER = (*LOWER_IS_BETTER, "cross_entropy", "perplexity", "difficulty_rmse", "mean_supervision_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,8 @@ def judge(
     """
     found = [_target(result, name, bound.at_least, bound.at_most) for name, bound in config.targets.items()]
     if config.gap is not None:
-        found.append(_gap(validation, probe, config.gap, config.gap_metric))
+        metric = result.headline if config.gap_metric == "headline" else config.gap_metric
+        found.append(_gap(validation, probe, config.gap, metric))
     if config.latency_p95_ms is not None:
         latency = result.cost.latency_adaptive_ms or result.cost.latency_full_ms
         value, note = (latency.p95, None) if latency else (None, "latency was not measured (latency_examples=0)")
@@ -104,7 +108,9 @@ def _target(result: Evaluation, name: str, at_least: float | None, at_most: floa
 
 
 def _gap(validation: Evaluation | None, probe: Evaluation | None, limit: float, metric: str) -> Criterion:
-    rule = f"{metric} of train probe - validation < {limit:g}"
+    lower = metric in _LOWER_IS_BETTER
+    sides = "validation - train probe" if lower else "train probe - validation"
+    rule = f"{metric} of {sides} <= {limit:g}"
     if validation is None or probe is None:
         missing = "needs the train probe and the validation of this checkpoint; run evaluate.py split=val"
         return _criterion("generalisation_gap", rule, limit, UNDEFINED, -1, missing)
@@ -113,7 +119,8 @@ def _gap(validation: Evaluation | None, probe: Evaluation | None, limit: float, 
             f"criteria.gap_metric={metric} is not a metric of this evaluation; "
             f"choose from {', '.join(validation.metrics)}."
         )
-    gap = generalisation_gap(validation.metrics[metric], probe.metrics[metric])
+    better, worse = (validation, probe) if lower else (probe, validation)
+    gap = generalisation_gap(worse.metrics[metric], better.metrics[metric])
     note = None if gap.value is not None else "not defined on these examples"
     return _criterion("generalisation_gap", rule, limit, gap, -1, note)
 

@@ -19,16 +19,20 @@ def measure(solved: Solved, targets: Tensor, spec: TaskSpec, intervals: Interval
     """Return the metrics of a full run on targets (n, N), ignore index where not scored.
 
     `exact_accuracy`, `token_accuracy` and `cross_entropy` are means over examples, as in training and validation;
-    `perplexity` and the F1 scores are over all scored tokens together.
+    `perplexity`, `bits_per_byte` (text) and the F1 scores are over all scored tokens together.
     """
     metrics = {"exact_accuracy": intervals.proportion(solved.exact.numpy())}
-    metrics |= {name: intervals.proportion(passed.numpy()) for name, passed in solved.checks.items()}
+    if spec.valid is not None:
+        metrics["valid_optimal"] = intervals.proportion(solved.valid.numpy())
     token_accuracy, cross_entropy, depth = intervals.means(
         solved.token_accuracy.double().numpy(), solved.cross_entropy.double().numpy(), solved.adaptive_steps.numpy()
     )
-    scored = solved.num_scored.double().numpy()
+    scored = solved.scored.double().numpy()
     nats = intervals.sums(np.stack([solved.cross_entropy.double().numpy() * scored, scored], axis=1))
     perplexity = intervals.estimates(nats, lambda sums: np.exp(sums[..., :1] / sums[..., 1:]))[0]
+    if spec.headline == "bits_per_byte":
+        bits = intervals.estimates(nats, lambda sums: sums[..., :1] / sums[..., 1:] / np.log(2.0))[0]
+        metrics["bits_per_byte"] = bits
     return metrics | {
         "token_accuracy": token_accuracy,
         **f1_scores(solved.answers, targets, spec.vocab_size, spec.ignore_index, intervals),
@@ -67,7 +71,7 @@ def halting_gain(full: Solved, adaptive: Solved, intervals: Intervals) -> Haltin
 
 def by_step(solved: Solved, intervals: Intervals) -> list[StepResult]:
     """Return the answers as they stand after each supervision step of a full run."""
-    scored = solved.num_scored.clamp_min(1).double()
+    scored = solved.scored.clamp_min(1).double()
     tokens = intervals.means(*(solved.right_by_step.double() / scored[:, None]).T.numpy())
     wants = (solved.halting_logits > 0).int().cummax(dim=1).values.double().mean(dim=0).tolist()
     return [
@@ -142,7 +146,7 @@ def example_arrays(solved: Solved, examples: ExampleSet) -> dict[str, NDArray[np
         "index": np.arange(len(examples)),
         "key": np.array(examples.keys, dtype=np.bytes_),
         "exact": solved.exact.numpy(),
-        **{name: passed.numpy() for name, passed in solved.checks.items()},
+        "valid": solved.valid.numpy(),
         "token_accuracy": solved.token_accuracy.float().numpy(),
         "cross_entropy": solved.cross_entropy.float().numpy(),
         "steps": solved.adaptive_steps.short().numpy(),

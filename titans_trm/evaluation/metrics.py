@@ -1,9 +1,12 @@
 """Metrics of solved examples, by torchmetrics: full run and adaptive run from the same supervision steps."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
+from titans_trm.data.spec import Validity
 from titans_trm.models.inference import Solution
 
 
@@ -12,12 +15,16 @@ class SolveMetrics(nn.Module):
 
     `exact_accuracy` and `token_accuracy` are of the full run, `*_adaptive` of stopping each example at its first
     positive halting logit, `exact_accuracy_step_1` of a single supervision step: what recursion adds is the difference.
+    `valid_optimal` is there for tasks with several right answers (`TaskSpec.valid`), `bits_per_byte` for text, where
+    every scored byte counts once.
     """
 
-    def __init__(self, ignore_index: int) -> None:
+    def __init__(self, ignore_index: int, *, valid: Validity | None = None, bits_per_byte: bool = False) -> None:
         super().__init__()
         self.ignore_index = ignore_index
-        names = (
+        self.valid = valid
+        self.bits_per_byte = bits_per_byte
+        names: tuple[str, ...] = (
             "exact_accuracy",
             "token_accuracy",
             "cross_entropy",
@@ -25,13 +32,14 @@ class SolveMetrics(nn.Module):
             "mean_supervision_steps_adaptive",
             "exact_accuracy_step_1",
         )
+        names += ("valid_optimal",) * (valid is not None) + ("bits_per_byte",) * bits_per_byte
         # torchmetrics warns when a mean is read before it was fed; here reading an empty one is the caller's error.
         self.means = MetricCollection({name: MeanMetric(nan_strategy="error") for name in names})
         self.num_examples = 0
 
     @torch.no_grad()
-    def update(self, solution: Solution, targets: Tensor) -> None:
-        """Add a batch solved with `keep_steps=True` against `targets` (B, N)."""
+    def update(self, solution: Solution, targets: Tensor, inputs: Tensor | None = None) -> None:
+        """Add a batch solved with `keep_steps=True` against `targets` (B, N); `inputs` (B, N) for `valid_optimal`."""
         if solution.step_answers is None:
             raise ValueError("the solution lacks its steps; solve with keep_steps=True.")
         scored = targets != self.ignore_index
@@ -41,16 +49,23 @@ class SolveMetrics(nn.Module):
         stop = adaptive_steps(solution.halting_logits) - 1
         log_probs = solution.logits.float().log_softmax(dim=-1)
         picked = log_probs.gather(-1, targets.clamp_min(0)[..., None]).squeeze(-1)
+        nats = -(picked * scored).sum(dim=1)
         values = {
             "exact_accuracy": exact[:, -1],
             "token_accuracy": (right[:, -1] & scored).sum(dim=1) / counts,
-            "cross_entropy": -(picked * scored).sum(dim=1) / counts,
+            "cross_entropy": nats / counts,
             "exact_accuracy_adaptive": exact.gather(1, stop[:, None]).squeeze(1),
             "mean_supervision_steps_adaptive": stop + 1,
             "exact_accuracy_step_1": exact[:, 0],
         }
+        if self.valid is not None:
+            if inputs is None:
+                raise ValueError("valid_optimal is judged against the question; pass inputs.")
+            values["valid_optimal"] = self.valid(inputs, solution.answers)
         for name, value in values.items():
             self.means[name].update(value.float())
+        if self.bits_per_byte:
+            self.means["bits_per_byte"].update(nats / counts / math.log(2.0), weight=counts)
         self.num_examples += len(targets)
 
     def compute(self) -> dict[str, float]:

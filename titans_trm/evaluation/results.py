@@ -6,7 +6,7 @@ null.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +187,7 @@ class Evaluation:
     split: str  # val, test, train_probe, or the name of a file
     n: int  # examples
     groups: int  # of examples that are the same up to symmetry: the units of resampling
+    headline: str  # the metric that is told first, by which weights were chosen
     metrics: dict[str, Estimate]
     halting: dict[str, HaltingMode]  # full and adaptive, or the one asked for
     halting_gain: HaltingGain | None  # null unless both were run
@@ -195,6 +196,7 @@ class Evaluation:
     confusion: Confusion
     calibration: dict[str, Calibration]  # by scope
     difficulty: Difficulty
+    positions: dict[str, Any] | None  # text: bits per byte along the window, at chunk boundaries; else null
     baselines: dict[str, float]  # token accuracy without a model: copy_input, most_frequent_token
     cost: Cost
     guard: Guard
@@ -219,7 +221,7 @@ EXAMPLE_ARRAYS = {
     "index": "(n,) int64, row in the split or file",
     "key": "(n,) bytes, canonical group key",
     "exact": "(n,) bool, exactly right after all supervision steps",
-    "<check>": "(n,) bool, for each check of the task, such as valid_optimal, under the name of its metric",
+    "valid": "(n,) bool, right by the rules of the task; as exact where a task has one answer only",
     "token_accuracy": "(n,) float32",
     "cross_entropy": "(n,) float32, nats per scored token",
     "steps": "(n,) int16, supervision steps when halting adaptively",

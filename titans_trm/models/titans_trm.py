@@ -58,7 +58,11 @@ class TitansTRM(nn.Module):
         Returns:
             Logits (B, N, V), halting logits, and the carry of the next step.
         """
-        y, carry = self.recursion(self.embed(inputs, puzzle_ids), carry)
+        return self.step(self.embed(inputs, puzzle_ids), carry)
+
+    def step(self, embedded: Tensor, carry: Carry) -> ModelOutput:
+        """Run one supervision step on what `embed` returned, (B, N + 1, D); for those who change it in between."""
+        y, carry = self.recursion(embedded, carry)
         tokens = y[:, :-1] if self.config.causal else y[:, 1:]
         register = y[:, -1] if self.config.causal else y[:, 0]
         features = tokens if self.config.halting.unit == "token" else register

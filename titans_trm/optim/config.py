@@ -19,6 +19,9 @@ class OptimizerConfig:
     eps: float = 1e-8  # added to the root of AdamW's second moment; AdamATan2 needs none
     decay_all: bool = True  # true: decay biases, norm gains and other vectors too (TRM); false: matrices only
     puzzle_embedding_lr: float | None = None  # peak learning rate of the per-puzzle embedding (1e-2 on ARC); null = lr
+    puzzle_embedding_weight_decay: float | None = (
+        None  # decay of the per-puzzle embedding at every step, seen or not; null = weight_decay
+    )
     fused: bool | None = None  # one kernel for the whole AdamW step; null = where the device has it
     muon_lr: float = 0.02  # peak learning rate of hidden matrices; one step changes their singular values by about this
     muon_momentum: float = 0.95  # decay of Muon's gradient average, below 1
@@ -34,6 +37,8 @@ class OptimizerConfig:
             _not_negative(f"optimizer.{key}", getattr(self, key))
         if self.puzzle_embedding_lr is not None:
             _positive("optimizer.puzzle_embedding_lr", self.puzzle_embedding_lr)
+        if self.puzzle_embedding_weight_decay is not None:
+            _not_negative("optimizer.puzzle_embedding_weight_decay", self.puzzle_embedding_weight_decay)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"optimizer.betas={self.betas} must be two numbers from 0 to below 1, like [0.9, 0.95].")
         if not 0.0 <= self.muon_momentum < 1.0:

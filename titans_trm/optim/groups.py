@@ -62,6 +62,7 @@ def adam_groups(groups: ParameterGroups, config: OptimizerConfig, *, with_hidden
     """
     vector_decay = config.weight_decay if config.decay_all else 0.0
     puzzle_lr = config.lr if config.puzzle_embedding_lr is None else config.puzzle_embedding_lr
+    puzzle_decay = config.puzzle_embedding_weight_decay
     matrices = groups.hidden + groups.matrices if with_hidden else groups.matrices
     candidates: list[dict[str, Any]] = [
         {"name": "matrices", "params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
@@ -70,7 +71,7 @@ def adam_groups(groups: ParameterGroups, config: OptimizerConfig, *, with_hidden
             "name": "puzzle_embedding",
             "params": groups.puzzle_embedding,
             "lr": puzzle_lr,
-            "weight_decay": config.weight_decay,
+            "weight_decay": config.weight_decay if puzzle_decay is None else puzzle_decay,
         },
     ]
     # Parameters without their names: a saved state then does not depend on how modules are called.

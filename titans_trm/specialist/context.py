@@ -33,7 +33,7 @@ _KEYS = (
     "trainer.gradient_clip_val", "trainer.precision", "trainer.ema_decay", "trainer.val_every_steps",
     "hardware.name", "hardware.devices",
 )  # fmt: skip
-_RUN_FACTS = ("experiment", "step", "parameters", "titans_trm", "torch", "lightning", "python", "device", "status")
+_RUN_FACTS = ("experiment", "step", "parameters", "device", "status")
 
 
 def context_of_alarm(

@@ -11,12 +11,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMon
 from lightning.pytorch.loggers import Logger
 from rich.markup import escape
 
-from titans_trm import __version__
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.fitted import ClassWeights, SampleWeights
 from titans_trm.data.load import TaskData
 from titans_trm.data.registry import make_task
-from titans_trm.data.spec import TaskSpec
+from titans_trm.data.spec import LOWER_IS_BETTER, Headline, TaskSpec
 from titans_trm.diagnostics.facts import run_facts
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
@@ -90,8 +89,13 @@ def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
     )
 
 
-def build_trainer(config: RunConfig, folder: Path, train_examples: int) -> lightning.Trainer:
-    """Build Lightning's trainer with this run's callbacks and loggers, writing into `folder`."""
+def build_trainer(
+    config: RunConfig, folder: Path, train_examples: int, headline: Headline = "exact_accuracy"
+) -> lightning.Trainer:
+    """Build Lightning's trainer with this run's callbacks and loggers, writing into `folder`.
+
+    `headline` is the task's metric by which weights are chosen and results told.
+    """
     trainer = config.trainer
     return lightning.Trainer(
         accelerator=config.hardware.accelerator,
@@ -108,7 +112,7 @@ def build_trainer(config: RunConfig, folder: Path, train_examples: int) -> light
         gradient_clip_val=trainer.gradient_clip_val,
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_steps,
-        callbacks=_callbacks(config, folder, train_examples),
+        callbacks=_callbacks(config, folder, train_examples, headline),
         logger=[_instantiate(f"logger.{name}", node, Logger) for name, node in config.logger.items() if node],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
@@ -123,12 +127,15 @@ def continue_command(config: RunConfig) -> str:
     return shlex.join(["python", "train.py", *typed, f"resume={config.run_dir}"])
 
 
-def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Callback]:
+def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: Headline) -> list[Callback]:
     trainer = config.trainer
     checkpoints = RunCheckpoints(
-        folder / "checkpoints", every_steps=trainer.checkpoint_every_steps, val_every_steps=trainer.val_every_steps
+        folder / "checkpoints",
+        every_steps=trainer.checkpoint_every_steps,
+        val_every_steps=trainer.val_every_steps,
+        headline=headline,
     )
-    progress = TrainingProgress(max_minutes=trainer.max_time)
+    progress = TrainingProgress(max_minutes=trainer.max_time, headline=headline)
     # Order matters: the average is updated first, the report is made from it, checkpoints see everything.
     found: list[Callback] = []
     if trainer.ema_decay is not None:
@@ -138,7 +145,7 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
         MetricsCSV(folder / "metrics.csv", log_every_steps=trainer.log_every_steps, train_examples=train_examples),
         progress,
         Pace(progress, max_minutes=trainer.max_time, command=continue_command(config)),
-        LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment),
+        LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment, headline=headline),
     ]
     if config.diagnostics != "off":
 
@@ -158,8 +165,8 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int) -> list[Cal
     if trainer.early_stopping_patience is not None:
         found.append(
             EarlyStopping(
-                "val/exact_accuracy",
-                mode="max",
+                f"val/{headline}",
+                mode="min" if headline in LOWER_IS_BETTER else "max",
                 patience=trainer.early_stopping_patience,
                 check_on_train_epoch_end=False,
             )
@@ -175,7 +182,7 @@ def _specialist(
 ) -> SpecialistOnCall:
     """Put the specialist on call; one that cannot be reached is an `InputError` now, not in the middle of a run."""
     check_reachable(config.specialist)
-    facts = {"experiment": config.experiment, "titans_trm": __version__, "device": config.hardware.name}
+    facts = {"experiment": config.experiment, "device": config.hardware.name}
     on_call = OnCall(folder, config.specialist, config.to_dict(), diagnostics.events, facts=facts, tell=tell)
     return SpecialistOnCall(folder, on_call, lambda: (diagnostics.engine, diagnostics.latest))
 

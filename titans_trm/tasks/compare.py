@@ -66,12 +66,12 @@ def compare(
                 f"{' and '.join(twice)} are the same recipe ({name}) with the same seed; give one of them."
             )
     table = compare_groups(groups, split=split, metric=metric, confidence=confidence)
-    folder = Path(out)
-    write_json(folder / "comparison.json", dataclasses.asdict(table))
-    write_text(folder / "comparison.csv", comparison_csv(table))
-    write_text(folder / "comparison.md", comparison_markdown(table))
-    draw_comparison(table, folder / "comparison.png")
-    _show(table, folder)
+    target = Path(out)
+    write_json(target / "comparison.json", dataclasses.asdict(table))
+    write_text(target / "comparison.csv", comparison_csv(table))
+    write_text(target / "comparison.md", comparison_markdown(table))
+    draw_comparison(table, target / "comparison.png")
+    _show(table, target)
     return table
 
 
@@ -118,8 +118,7 @@ def _scored(folder: RunFolder, result: Evaluation, metric: str) -> Scored:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             keys = [key.decode() for key in arrays["key"]]
-            column = BY_EXAMPLE.get(metric, metric)  # a check of the task has the metric's own name
-            values = arrays[column].astype(float) if column in arrays else None
+            values = arrays[BY_EXAMPLE[metric]].astype(float) if metric in BY_EXAMPLE else None
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}); evaluate the run again.") from None
     return Scored(

@@ -12,8 +12,10 @@ import yaml
 
 from titans_trm import __version__, schema
 from titans_trm.config import load_config
-from titans_trm.data.load import TASKS
-from titans_trm.data.sudoku_geometry import Geometry
+from titans_trm.data.maze.files import SYMBOLS
+from titans_trm.data.registry import make_task
+from titans_trm.data.sudoku.config import SudokuConfig
+from titans_trm.data.sudoku.geometry import Geometry
 from titans_trm.errors import InputError
 from titans_trm.evaluation.html.boards import Drawing, Solving
 from titans_trm.evaluation.html.report import RunFacts, Shown, render_report
@@ -94,13 +96,14 @@ def _shown(folder: RunFolder, evaluation: Evaluation) -> Shown | None:
 def _drawing(folder: RunFolder, evaluation: Evaluation) -> Drawing:
     """Return how tokens of the run's task look."""
     config = load_config(folder.path).data
-    spec = TASKS[config.task](config).spec
-    labels = {one.token: one.label for one in evaluation.confusion.classes}
-    if config.task != "sudoku":
-        return Drawing(labels, spec.grid_shape)
-    geometry = Geometry.of(config.size)
-    digits = {digit + 1: str(digit) for digit in range(1, config.size + 1)}
-    return Drawing({0: "", 1: "", **digits}, spec.grid_shape, (geometry.box_rows, geometry.box_cols))
+    grid = make_task(config).spec.grid_shape
+    if isinstance(config, SudokuConfig):
+        geometry = Geometry.of(config.size)
+        digits = {digit + 1: str(digit) for digit in range(1, config.size + 1)}
+        return Drawing({0: "", 1: "", **digits}, grid, (geometry.box_rows, geometry.box_cols))
+    if config.task == "maze":
+        return Drawing({0: "", **dict(enumerate(SYMBOLS, start=1))}, grid)
+    return Drawing({one.token: one.label for one in evaluation.confusion.classes}, grid)
 
 
 def _events(path: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from titans_trm.evaluation.measures import (
     measure,
     slices,
 )
+from titans_trm.evaluation.positions import position_report
 from titans_trm.evaluation.resampling import Intervals
 from titans_trm.evaluation.results import Cost, Evaluation, Guard, Latency
 from titans_trm.evaluation.solving import Solved, solve_examples
@@ -104,6 +105,7 @@ def score(
         split=name,
         n=len(examples),
         groups=intervals.num_groups,
+        headline=spec.headline,
         metrics=measure(main, targets, spec, intervals),
         halting={mode: halting_mode(one, intervals) for mode, one in solved.items()},
         halting_gain=halting_gain(solved["full"], solved["adaptive"], intervals) if len(modes) == 2 else None,
@@ -112,6 +114,7 @@ def score(
         confusion=describe_confusion(matrix, labels),
         calibration=halting_calibration(main, intervals),
         difficulty=describe_difficulty(main, *difficulty, intervals),
+        positions=_positions(subject, main) if spec.headline == "bits_per_byte" else None,
         baselines=baselines(examples),
         cost=_cost(subject, examples, config, () if brief else modes),
         guard=guard,
@@ -155,9 +158,14 @@ def _solve(subject: Subject, examples: ExampleSet, config: EvaluateConfig, mode:
             ignore_index=subject.data.spec.ignore_index,
             adaptive=mode == "adaptive",
             autocast=subject.autocast(),
-            checks=subject.data.checks,
+            valid=subject.data.spec.valid,
             on_batch=lambda count: progress.advance(task, count),
         )
+
+
+def _positions(subject: Subject, solved: Solved) -> dict[str, Any]:
+    config = subject.model.config
+    return position_report(solved, config.memory.chunk_size if config.has_memory else None)
 
 
 def _cost(subject: Subject, examples: ExampleSet, config: EvaluateConfig, timed: tuple[str, ...]) -> Cost:

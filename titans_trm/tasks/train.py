@@ -12,8 +12,9 @@ import torch
 
 from titans_trm.config import with_run_dir
 from titans_trm.data.load import TaskData, load_data
+from titans_trm.data.spec import Headline, TaskSpec
 from titans_trm.errors import InputError
-from titans_trm.evaluation.solving import solve_examples
+from titans_trm.evaluation.solving import Solved, solve_examples
 from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
@@ -50,7 +51,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     started = time.monotonic()
     _introduce(config, folder, data, model, point)
     module, datamodule = build_module(config, model, data.spec, data.train), build_datamodule(config, data)
-    trainer = build_trainer(config, folder.path, len(data.train))
+    trainer = build_trainer(config, folder.path, len(data.train), data.spec.headline)
     try:
         with shared_run_dir(folder.path):
             stop = _fit(trainer, module, datamodule, point)
@@ -59,7 +60,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         _record_failure(config, folder, model, trainer, error, time.monotonic() - started)
         raise
     folder.finish(summary)
-    _conclude(config, summary, stop)
+    _conclude(config, summary, stop, data.spec.headline)
     return summary | {"exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0}
 
 
@@ -193,6 +194,7 @@ def _validate_best(
     options: dict[str, Any] = {
         "batch_size": datamodule.val_batch_size,
         "ignore_index": data.spec.ignore_index,
+        "valid": data.spec.valid,
         "autocast": autocast(module.device.type, config.trainer.precision),  # type: ignore[arg-type]
     }
     examples = datamodule.val_subset
@@ -207,6 +209,7 @@ def _validate_best(
         "num_examples": len(solved),
         "of": len(data.val),
         "weights": "ema" if config.trainer.ema_decay is not None else "raw",
+        **_task_metrics(data.spec, solved),
         "exact_accuracy": right / len(solved),
         "ci_low": low,
         "ci_high": high,
@@ -217,6 +220,12 @@ def _validate_best(
         "net_calls": solved.net_calls,
         "net_calls_adaptive": int(solved.adaptive_steps.sum()) * module.model.net_calls_per_step,
     }
+
+
+def _task_metrics(spec: TaskSpec, solved: Solved) -> dict[str, float]:
+    """Return the metric that only this kind of task has, by name."""
+    found = {} if spec.valid is None else {"valid_optimal": float(solved.valid.float().mean())}
+    return found | ({"bits_per_byte": solved.bits_per_byte} if spec.headline == "bits_per_byte" else {})
 
 
 def _logged(trainer: lightning.Trainer, split: str) -> dict[str, float]:
@@ -260,7 +269,18 @@ def _record_failure(
     )
 
 
-def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | None) -> None:
+def _told(val: dict[str, Any], headline: Headline) -> str:
+    """Return the headline metric in words, with exact accuracy where the headline is another one."""
+    exact = f"{100 * val['exact_accuracy']:.1f} % exact [{100 * val['ci_low']:.1f}, {100 * val['ci_high']:.1f}]"
+    if headline == "exact_accuracy":
+        return exact
+    if headline == "bits_per_byte":
+        return f"{val['bits_per_byte']:.3f} bits per byte"
+    words = {"valid_optimal": "valid and optimal", "token_accuracy": "of the scored tokens right"}[headline]
+    return f"{100 * val[headline]:.1f} % {words}, {exact}"
+
+
+def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | None, headline: Headline) -> None:
     """Say what came out and what to type next."""
     val = summary["val"]
     lines = {"training": f"{summary['global_step']:,} steps in {format_duration(summary['wall_seconds'])}"}
@@ -269,10 +289,13 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
         lines["continue"] = continue_command(config)
     if "ci_low" in val:
         lines["validation"] = (
-            f"{100 * val['exact_accuracy']:.1f} % exact [{100 * val['ci_low']:.1f}, {100 * val['ci_high']:.1f}] "
-            f"on {val['num_examples']:,} of {val['of']:,} puzzles with {val['weights']} weights; halting by itself "
-            f"{100 * val['exact_accuracy_adaptive']:.1f} % in {val['mean_supervision_steps_adaptive']:.1f} steps"
+            f"{_told(val, headline)} on {val['num_examples']:,} of {val['of']:,} examples with {val['weights']} weights"
         )
+        if config.model.halting.max_supervision_steps > 1:
+            lines["validation"] += (
+                f"; halting by itself {100 * val['exact_accuracy_adaptive']:.1f} % exact in "
+                f"{val['mean_supervision_steps_adaptive']:.1f} steps"
+            )
         lines["next"] = f"python evaluate.py run={summary['run_dir']}"
     lines["memory"] = f"{format_bytes(summary['peak_memory_bytes'])} at the peak"
     print_header(f"{config.experiment}: {summary['status']}", lines)

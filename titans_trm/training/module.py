@@ -71,7 +71,9 @@ class TRMModule(lightning.LightningModule):
         self.running = RunningMeans()
         self.observed: Observation | None = None  # the newest step, for whoever watches the run
         self.grad_norm: Tensor | None = None  # of the newest optimiser step, before clipping
-        self.val_metrics = SolveMetrics(spec.ignore_index)
+        self.val_metrics = SolveMetrics(
+            spec.ignore_index, valid=spec.valid, bits_per_byte=spec.headline == "bits_per_byte"
+        )
         self._restored: dict[str, Any] | None = None
         # Not persistent: the weights follow from the training set, which a resumed run reads again.
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -127,7 +129,7 @@ class TRMModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Solve a batch with all supervision steps; the adaptive result follows from the same logits."""
         solution = solve(self.model, batch.inputs, batch.puzzle_ids, keep_steps=True)
-        self.val_metrics.update(solution, batch.targets)
+        self.val_metrics.update(solution, batch.targets, batch.inputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log what the validation subset says."""

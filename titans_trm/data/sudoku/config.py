@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from titans_trm.data.config import CountFields, FileFields, Source, at_least, one_of
+from titans_trm.data.config import CountFields, FileFields, at_least, one_of
 
 # Fewest and most clues the generator accepts per size. Digging cells at random seldom gets below 24 clues of 9x9.
 CLUE_LIMITS = {4: (4, 15), 6: (8, 35), 9: (24, 80)}
@@ -15,7 +15,9 @@ class SudokuConfig(CountFields, FileFields):
     """Sudoku puzzles: packaged, generated, or from CSV files with source,question,answer,rating."""
 
     task: Literal["sudoku"] = "sudoku"
-    source: Source = "packaged"  # packaged: 9,000 hard 9x9 puzzles; generated: made on first use; file: train_file
+    source: Literal["packaged", "generated", "file"] = (
+        "packaged"  # packaged: 9,000 hard 9x9 puzzles; generated: made on first use; file: train_file
+    )
     size: Literal[4, 6, 9] = 9  # cells along a side; sequence length is its square, vocabulary size + 2
     clues: tuple[int, int] | None = (
         None  # fewest and most given cells of generated puzzles; null: (4,10) (10,20) (26,40)

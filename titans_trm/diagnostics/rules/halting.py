@@ -124,7 +124,7 @@ class NeverHalts(_Moving):
     @classmethod
     def default_limits(cls) -> dict[str, float]:
         """probability: mean of the head as a share of p; solved: least p."""
-        return {**super().default_limits(), "share": 0.1, "solved": 0.2}
+        return {**super().default_limits(), "share": 0.1, "solved": 0.1}
 
     def look(self, signals: Signals) -> Finding | None:
         """Fire where the head's mean probability is a small part of p, and stays there."""

@@ -82,28 +82,65 @@ def confusion(best: Evaluation | None, command: str) -> Html:
 
 
 def robustness(found: Mapping[str, Any], run: str) -> Html:
-    """Return what `titans-trm robustness` measured."""
+    """Return what `titans-trm robustness` measured: disturbances, other data, shift, forgetting."""
     if not found:
         hint = missing("Not measured yet:", f"titans-trm robustness {run}")
         return section("robustness", "Robustness", hint)
-    blocks: list[Html] = []
-    for test in found.get("tests", []):
-        points = test["points"]
-        series = [
-            Series(
-                str(test["name"]),
-                [float(point["strength"]) for point in points],
-                [float(point["exact_accuracy"]["value"]) for point in points],
-                0,
-                low=[float(point["exact_accuracy"]["ci_low"]) for point in points],
-                high=[float(point["exact_accuracy"]["ci_high"]) for point in points],
-                markers=True,
-            )
-        ]
-        chart = line_chart(series, x_label=str(test["unit"]), y_label="exactly right", y_range=(0, 1), percent=True)
-        blocks.append(figure(chart, str(test["title"]), note=str(test["note"])))
+    charts = [_disturbed(test) for test in found.get("tests", [])]
+    blocks: list[Html] = [
+        tag("div", *charts, class_="charts"),
+        tag("h3", "Distribution shift"),
+        _shift(found.get("shift", {})),
+    ]
+    if found.get("forgetting"):
+        what = tag("p", f"Learning {' '.join(found.get('other_data', []))} next.", class_="muted")
+        drawn = [_forgotten(found["forgetting"], which) for which in ("old", "new")]
+        blocks += [tag("h3", "Forgetting"), what, tag("div", *drawn, class_="charts")]
     lead = f"{found.get('n', 0):,} examples of {found.get('split')}; details in evaluation/robustness.json."
-    return section("robustness", "Robustness", tag("div", *blocks, class_="charts"), lead=lead)
+    return section("robustness", "Robustness", *blocks, lead=lead)
+
+
+def _disturbed(test: Mapping[str, Any]) -> Html:
+    points = test["points"]
+    series = [_measured("exactly right", [(point["strength"], point["exact_accuracy"]) for point in points], 0)]
+    chart = line_chart(
+        series,
+        x_label=test["unit"],
+        y_label="exactly right",
+        y_range=(0, 1),
+        percent=True,
+        whole_x=test["unit"] != "epsilon",
+    )
+    return figure(chart, test["title"], note=test["note"])
+
+
+def _shift(found: Mapping[str, Any]) -> Html:
+    rows = []
+    for name, shift in found.items():
+        worst = (shift["features"] or [None])[0]
+        mark = tag("span", "flagged" if shift["flagged"] else "none", class_="warn" if shift["flagged"] else "good")
+        detail = ["–", "–", "–"]
+        if worst is not None:
+            means = f"{worst['train_mean']:.3g} in training, {worst['other_mean']:.3g} here"
+            detail = [str(worst["feature"]).replace("_", " "), f"{worst['p_holm']:.2g}", means]
+        rows.append([f"training against {name}", mark, *detail])
+    return table(["sets", "shift", "least likely feature", "p (Holm)", "its mean"], rows)
+
+
+def _forgotten(found: Sequence[Mapping[str, Any]], which: str) -> Html:
+    series = [
+        _measured(str(one["name"]), [(point["step"], point[which]) for point in one["points"]], colour)
+        for colour, one in enumerate(found)
+    ]
+    chart = line_chart(series, x_label="optimiser step", y_label="exactly right", y_range=(0, 1), percent=True)
+    title = "What it knew before" if which == "old" else "What it learns now"
+    return figure(chart, title, legend(series))
+
+
+def _measured(label: str, points: Sequence[tuple[float, Mapping[str, float]]], colour: int) -> Series:
+    """Return estimates as they stand in a JSON file as a curve."""
+    found = [Estimate(value=e["value"], ci_low=e["ci_low"], ci_high=e["ci_high"], method="wilson") for _, e in points]
+    return _estimates(label, [float(at) for at, _ in points], found, colour)
 
 
 def percent(value: float | None) -> str:
@@ -119,16 +156,16 @@ def interval(estimate: Estimate) -> str:
 
 
 def _metrics(one: Evaluation) -> Html:
-    rows = []
+    rows: list[list[object]] = []
     for name, estimate in one.metrics.items():
         is_share = estimate.value is None or (0.0 <= estimate.value <= 1.0 and name not in _SHARES)
         value = percent(estimate.value) if is_share else f"{estimate.value:.4f}"
         ends = interval(estimate) if is_share else _ends(estimate)
         bar = interval_bar(estimate.ci_low, estimate.value, estimate.ci_high) if is_share else Html("")
         rows.append([name.replace("_", " "), value, ends, bar])
-    for name, value in one.baselines.items():
+    for name, share in one.baselines.items():
         label = tag("span", f"token accuracy of {name.replace('_', ' ')} (no model)", class_="muted")
-        rows.append([label, percent(value), "", interval_bar(None, value, None)])
+        rows.append([label, percent(share), "", interval_bar(None, share, None)])
     title = f"{one.split}: {one.n:,} examples in {one.groups:,} groups"
     return join((tag("h3", title), table(["metric", "value", f"{100 * one.confidence:g} % interval", ""], rows)))
 

@@ -6,13 +6,14 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
 
+from titans_trm.data.spec import LOWER_IS_BETTER, Headline
 from titans_trm.training.checkpoint_io import BEST, LAST
 
 
 class RunCheckpoints(Checkpoint):
-    """Keep the last state, to resume from, and the best by `val/exact_accuracy`, to evaluate.
+    """Keep the last state, to resume from, and the best by the task's headline metric, to evaluate.
 
-    Of equal accuracies the one with the lower cross-entropy wins. Where a validation is due, `last.ckpt` is written
+    Of equal ones the one with the lower cross-entropy wins. Where a validation is due, `last.ckpt` is written
     after it, so that a resumed run neither repeats nor skips one. Paths are relative to the run folder: a moved run
     still resumes.
 
@@ -20,13 +21,17 @@ class RunCheckpoints(Checkpoint):
         folder: the run's `checkpoints/`.
         every_steps: steps between two writes of `last.ckpt`.
         val_every_steps: steps between validations.
+        headline: name of the metric without `val/`.
     """
 
-    def __init__(self, folder: Path, *, every_steps: int, val_every_steps: int) -> None:
+    def __init__(
+        self, folder: Path, *, every_steps: int, val_every_steps: int, headline: Headline = "exact_accuracy"
+    ) -> None:
         self.folder = folder
         self.every_steps = every_steps
         self.val_every_steps = val_every_steps
-        self.best: dict[str, float] | None = None  # step, exact_accuracy, cross_entropy
+        self.headline = headline
+        self.best: dict[str, float] | None = None  # step, the headline metric, cross_entropy
         self.saved_step = -1
 
     def on_train_batch_end(
@@ -43,11 +48,15 @@ class RunCheckpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = trainer.callback_metrics
-        score = (float(metrics["val/exact_accuracy"]), -float(metrics["val/cross_entropy"]))
-        if self.best is None or score > (self.best["exact_accuracy"], -self.best["cross_entropy"]):
-            self.best = {"step": trainer.global_step, "exact_accuracy": score[0], "cross_entropy": -score[1]}
+        values = {name: float(metrics[f"val/{name}"]) for name in (self.headline, "cross_entropy")}
+        if self.best is None or self._score(values) > self._score(self.best):
+            self.best = {"step": trainer.global_step, **values}
             trainer.save_checkpoint(self.folder / BEST)
         self.save_last(trainer)
+
+    def _score(self, values: dict[str, float]) -> tuple[float, float]:
+        sign = -1.0 if self.headline in LOWER_IS_BETTER else 1.0
+        return sign * values[self.headline], -values["cross_entropy"]
 
     def validation_follows(self, trainer: lightning.Trainer) -> bool:
         """Tell whether this step ends with a validation."""

@@ -3,13 +3,14 @@
 import logging
 import os
 import time
-from math import isfinite
+from math import isfinite, log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from titans_trm.data.spec import Headline
 from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.training.callbacks.metrics_csv import read_metrics
 
@@ -36,15 +37,23 @@ class LearningCurves(Callback):
         png_path: the picture.
         title: above the picture.
         every_seconds: least time between two drawings; one takes about a second.
+        headline: the task's metric, drawn beside or in place of exact accuracy.
     """
 
     def __init__(
-        self, csv_path: str | Path, png_path: str | Path, *, title: str = "Learning curves", every_seconds: float = 60.0
+        self,
+        csv_path: str | Path,
+        png_path: str | Path,
+        *,
+        title: str = "Learning curves",
+        every_seconds: float = 60.0,
+        headline: Headline = "exact_accuracy",
     ) -> None:
         self.csv_path = Path(csv_path)
         self.png_path = Path(png_path)
         self.title = title
         self.every_seconds = every_seconds
+        self.headline = headline
         self._drawn_at = -float("inf")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -66,14 +75,21 @@ class LearningCurves(Callback):
         if not trainer.is_global_zero or not self.csv_path.is_file():
             return
         try:
-            draw_curves(self.csv_path, self.png_path, self.title)
+            draw_curves(self.csv_path, self.png_path, self.title, self.headline)
         except OSError as error:  # a picture is not worth a run
             logger.warning("%s could not be written: %s", self.png_path, error)
         self._drawn_at = time.monotonic()
 
 
-def draw_curves(csv_path: str | Path, png_path: str | Path, title: str = "Learning curves") -> None:
-    """Draw losses, exact accuracy with intervals, depth and halting, rate and speed over the steps of `csv_path`.
+def draw_curves(
+    csv_path: str | Path,
+    png_path: str | Path,
+    title: str = "Learning curves",
+    headline: Headline = "exact_accuracy",
+) -> None:
+    """Draw losses, accuracy with intervals, depth and halting, rate and speed over the steps of `csv_path`.
+
+    `headline` is the task's metric: bits per byte take the place of accuracy, other ones are drawn beside it.
 
     Raises:
         InputError: `csv_path` is missing or not a metrics file.
@@ -87,7 +103,10 @@ def draw_curves(csv_path: str | Path, png_path: str | Path, title: str = "Learni
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2, sharex=True)
     _draw_loss(axes[0, 0], columns)
-    _draw_accuracy(axes[0, 1], columns)
+    if headline == "bits_per_byte":
+        _draw_bits(axes[0, 1], columns)
+    else:
+        _draw_accuracy(axes[0, 1], columns, headline)
     _draw_halting(axes[1, 0], columns)
     _draw_speed(axes[1, 1], columns)
     for axis in axes.flat:
@@ -116,8 +135,22 @@ def _draw_loss(axis: "Axes", columns: Columns) -> None:
     _legend(axis)
 
 
-def _draw_accuracy(axis: "Axes", columns: Columns) -> None:
+def _draw_bits(axis: "Axes", columns: Columns) -> None:
+    steps, nats = points(columns, "train", "cross_entropy")
+    _line(axis, (steps, [value / log(2.0) for value in nats]), "train", _TRAIN)
+    _line(axis, points(columns, "val", "bits_per_byte", of_subset=True), "validation", _VAL, marker="o")
+    axis.set_title("Bits per byte")
+    axis.set_ylabel("bits per byte")
+    _legend(axis)
+
+
+def _draw_accuracy(axis: "Axes", columns: Columns, headline: Headline) -> None:
     """Draw training as a line; validation with its interval, the subset as a line and larger sets as single points."""
+    if headline != "exact_accuracy":
+        label = {"token_accuracy": "share of scored tokens right", "valid_optimal": "share valid and optimal"}[headline]
+        _line(axis, points(columns, "train", headline), f"train, {label}", "#17a2a2")
+        data = points(columns, "val", headline, of_subset=True)
+        _line(axis, data, f"validation, {label}", "#7b3294", marker="s")
     _line(axis, points(columns, "train", "exact_accuracy"), "train (mean of examples as they finish)", _TRAIN)
     steps, shares = points(columns, "val", "exact_accuracy")
     counts = points(columns, "val", "num_examples")[1]
@@ -130,7 +163,7 @@ def _draw_accuracy(axis: "Axes", columns: Columns) -> None:
     adaptive = points(columns, "val", "exact_accuracy_adaptive", of_subset=True)
     _line(axis, adaptive, "validation, adaptive halting", _OTHER, marker=".", style=":")
     axis.set_ylim(-0.02, 1.02)
-    axis.set_title("Exact accuracy")
+    axis.set_title("Exact accuracy" if headline == "exact_accuracy" else "Accuracy")
     axis.set_ylabel("share of examples exactly right")
     _legend(axis)
 

@@ -66,7 +66,7 @@ class Diagnostics(Callback):
         self.engine = Engine(build_rules(facts, config), facts, config)  # until the task is known
         self.events = EventLog(folder / "events.jsonl")
         self.record = SignalLog(folder / "signals.jsonl")
-        self.seconds = 0.0  # spent here, in this process
+        self.seconds = 0.0  # CPU time spent here by this process
         self.latest: Signals | None = None  # of the newest check
         self._validate = validate
         self._memory_budget = memory_budget
@@ -109,7 +109,9 @@ class Diagnostics(Callback):
             self._restored = None
             self.events.append("resumed", step=step)
             return
-        self.events.append("started", step=step, data={"rules": list(self.engine.rules)})
+        self.events.append(
+            "started", step=step, data={"vocab_size": self.facts.vocab_size, "rules": list(self.engine.rules)}
+        )
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         self._take(preflight(data.train, data.val), trainer)
 
@@ -127,9 +129,9 @@ class Diagnostics(Callback):
     ) -> None:
         """Take the gradients before they are clipped, where a check is due."""
         if self._collector is not None and self._due(trainer.global_step + 1):
-            started = time.perf_counter()
+            started = time.thread_time()
             self._collector.parameters.before_update()
-            self.seconds += time.perf_counter() - started
+            self.seconds += time.thread_time() - started
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -138,15 +140,15 @@ class Diagnostics(Callback):
         if self._collector is None:
             return
         assert isinstance(pl_module, TRMModule) and pl_module.slots is not None and pl_module.observed is not None
-        started = time.perf_counter()
+        started, now = time.thread_time(), time.perf_counter()
         seen, step = pl_module.observed, trainer.global_step
-        self._collector.observe(seen, pl_module.grad_norm, started - self._batch_started, group=pl_module.slots.latest)
+        self._collector.observe(seen, pl_module.grad_norm, now - self._batch_started, group=pl_module.slots.latest)
         if pl_module.slots.at_step_boundary and self._due(step) and step > self._last_check:
             lr = float(trainer.optimizers[0].param_groups[0]["lr"])
             signals = self._collector.check(step, seen, self._before, lr, step - self._last_check)
             self._last_check, self._before = step, None
             self._take(signals, trainer)
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.thread_time() - started
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Hand what the validation found to the rules."""

@@ -35,6 +35,8 @@ METRIC_COLUMNS = (
     "exact_accuracy_adaptive",
     "mean_supervision_steps_adaptive",
     "exact_accuracy_step_1",
+    "valid_optimal",
+    "bits_per_byte",
 )
 TIME_COLUMNS = ("wall_seconds", "examples_per_second")  # differ between two runs of one seed; all others do not
 

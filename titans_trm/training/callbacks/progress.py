@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
+from titans_trm.data.spec import Headline
 from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.training.console import format_duration, print_plain
 
@@ -34,11 +35,17 @@ class TrainingProgress(ProgressBar):
     """
 
     def __init__(
-        self, *, refresh_seconds: float = 30.0, max_minutes: float | None = None, console: Console | None = None
+        self,
+        *,
+        refresh_seconds: float = 30.0,
+        max_minutes: float | None = None,
+        console: Console | None = None,
+        headline: Headline = "exact_accuracy",
     ) -> None:
         super().__init__()
         if not refresh_seconds > 0.0:
             raise ValueError(f"refresh_seconds={refresh_seconds} must be greater than 0.")
+        self.headline = headline
         self.refresh_seconds = refresh_seconds
         self.max_seconds = None if max_minutes is None else 60.0 * max_minutes
         self.console = console or Console()
@@ -96,7 +103,9 @@ class TrainingProgress(ProgressBar):
         self._activity = ""
         self.clock.resume(trainer.global_step)
         if self._enabled and not trainer.sanity_checking and "val/exact_accuracy" in trainer.callback_metrics:
-            self._val = f"{_describe_validation(trainer.callback_metrics)}, at step {trainer.global_step:,}"
+            self._val = (
+                f"{_describe_validation(trainer.callback_metrics, self.headline)}, at step {trainer.global_step:,}"
+            )
             if self._live is None:
                 print_plain(self.console, self._val)
 
@@ -238,10 +247,17 @@ def _describe_training(metrics: Any, outputs: Any, seconds_per_step: float | Non
     return " | ".join(parts)
 
 
-def _describe_validation(metrics: Any) -> str:
-    """Return `val exact 97.3 % [95.1, 98.6] of 256`: the share, its 95 % interval, the number of examples."""
+def _describe_validation(metrics: Any, headline: Headline) -> str:
+    """Return `val exact 97.3 % [95.1, 98.6] of 256`: the share, its 95 % interval, the number of examples.
+
+    What the task calls its headline comes first where it is another metric.
+    """
+    if headline == "bits_per_byte":
+        return f"val {float(metrics['val/bits_per_byte']):.3f} bits per byte"
     share = float(metrics["val/exact_accuracy"])
     text = f"val exact {100 * share:.1f} %"
+    if headline != "exact_accuracy":
+        text = f"val {headline.replace('_', ' ')} {100 * float(metrics[f'val/{headline}']):.1f} %, {text}"
     if "val/num_examples" in metrics:
         count = round(float(metrics["val/num_examples"]))
         low, high = wilson_interval(min(share * count, count), count)

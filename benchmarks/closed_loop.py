@@ -1,0 +1,139 @@
+"""Closed loop: a halting head collapses in the middle of a run; is the run healthy at its end, without a person?
+
+    python benchmarks/closed_loop.py --seeds 3
+
+Per seed four runs of the same short recipe: `healthy` (nothing happens), `left alone` (the fault, specialist=off),
+`rules` (the fault, specialist=rules), `sabotaged` (the fault, and every remedy ruins what it is applied to), each
+in a process of its own. The fault: at one step the weights of the halting head are set to zero, and from the start the
+halting loss is scaled away and the diversity term is off, so that nothing brings the head back. Written to
+runs/closed_loop/closed_loop.json after every run; a finished run is not repeated.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+ARMS = ("healthy", "left alone", "rules", "sabotaged")
+FAULT = ["loss.halting_weight=1e-9", "loss.diversity=off"]  # nothing is left that could bring the head back
+FLAT_AT = 150  # optimiser step at which the head is knocked flat: some puzzles are solved by then
+RECIPE = [
+    "experiment=quickstart",
+    "trainer.max_steps=1000",
+    "trainer.val_every_steps=250",
+    "trainer.num_threads=1",
+    "hardware=cpu",
+    "specialist.watch_steps=100",
+    "specialist.cooldown_steps=50",
+    "specialist.rule_cooldown_steps=100",
+]
+LAST_CHECKS = 10  # signals whose median describes the end of a run
+
+
+class FlatHead(Callback):
+    """Set the halting head's weights to zero once."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        """Knock the head flat."""
+        if trainer.global_step == FLAT_AT:
+            with torch.no_grad():
+                pl_module.model.act_head.weight.zero_()
+
+
+def sabotage() -> None:
+    """Make every remedy turn the learning rate up a thousandfold as well."""
+    from titans_trm.training.levers import Levers
+
+    pull = Levers.pull
+
+    def ruin(self: Levers, remedy: str, value: float | None) -> None:
+        pull(self, remedy, value)
+        self.set_rates([1000.0 * rate for rate in self.rates()])
+
+    Levers.pull = ruin  # type: ignore[method-assign]
+
+
+def run(arm: str, seed: int, folder: Path, extra: list[str]) -> None:
+    """Train one arm into `folder`."""
+    from titans_trm.config import compose
+    from titans_trm.tasks import build
+    from titans_trm.tasks.train import train
+
+    kind = "rules" if arm in ("rules", "sabotaged") else '"off"'
+    words = [*RECIPE, f"seed={seed}", f"run_dir={folder}", f"specialist.kind={kind}", *extra]
+    words += [] if arm == "healthy" else FAULT
+    if arm == "sabotaged":
+        sabotage()
+    if arm != "healthy":
+        callbacks = build._callbacks
+        build._callbacks = lambda *arguments: [FlatHead(), *callbacks(*arguments)]  # type: ignore[assignment]
+    train(compose("train", words))
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Read what a run came to from its folder."""
+    from titans_trm.diagnostics.events import read_events
+    from titans_trm.diagnostics.record import read_signals
+
+    summary = json.loads((folder / "summary.json").read_text())
+    signals = [
+        s.values for s in read_signals(folder / "diagnostics" / "signals.jsonl") if "loss/cross_entropy" in s.values
+    ]
+    found: dict[str, Any] = {"exact_accuracy": summary["val"]["exact_accuracy"]}
+    for name in ("halting/logit_std", "halting/correlation", "halting/steps"):
+        values = [
+            values[name] for values in signals[-LAST_CHECKS:] if values.get(name, float("nan")) == values.get(name)
+        ]
+        found[name] = median(values) if values else None
+    wanted = ("alert", "remedy_applied", "remedy_verified", "remedy_rolled_back", "cleared")
+    events = read_events(folder / "diagnostics" / "events.jsonl")
+    found["events"] = [
+        [e["step"], e["event"], e["rule"], (e.get("remedy") or {}).get("id", ""), e.get("reason", "")]
+        for e in events
+        if e["event"] in wanted and e["severity"] != "info" or e["event"].startswith("remedy_") and e["event"] in wanted
+    ]
+    return found
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--folder", type=Path, default=Path("runs/closed_loop"))
+    parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
+    arguments, extra = parser.parse_known_args()
+    if arguments.one:
+        arm, seed = arguments.one[0], int(arguments.one[1])
+        run(arm, seed, arguments.folder / arm.replace(" ", "_") / str(seed), extra)
+        return
+    results: dict[str, Any] = {}
+    for seed in range(arguments.seeds):
+        for arm in arguments.arms:
+            folder = arguments.folder / arm.replace(" ", "_") / str(seed)
+            if not (folder / "summary.json").is_file():
+                command = [sys.executable, __file__, "--one", arm, str(seed), "--folder", str(arguments.folder), *extra]
+                subprocess.run(command, check=True)
+            results[f"{arm}/{seed}"] = measured(folder)
+            arguments.folder.joinpath("closed_loop.json").write_text(json.dumps(results, indent=2) + "\n")
+    sys.stdout.write(
+        "| run | exact accuracy | std of logits | correlation | steps | remedies |\n|---|---|---|---|---|---|\n"
+    )
+    for name, found in results.items():
+        tried = "; ".join(
+            f"{e[3]} {e[1].removeprefix('remedy_')} at {e[0]}" for e in found["events"] if "remedy" in e[1]
+        )
+        numbers = [found[key] for key in ("halting/logit_std", "halting/correlation", "halting/steps")]
+        cells = [f"{100 * found['exact_accuracy']:.1f} %", *("-" if n is None else f"{n:.2f}" for n in numbers), tried]
+        sys.stdout.write(f"| {name} | {' | '.join(cells)} |\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Multi-query associative recall: many keys bound to values, asked for later."""

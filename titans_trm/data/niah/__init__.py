@@ -1,0 +1,1 @@
+"""Single needle in a haystack of bytes: one fact, asked for at the end."""

@@ -1,0 +1,1 @@
+"""Selective copying: remember the tokens among blanks and repeat them in order."""

@@ -1,0 +1,1 @@
+"""Language modelling on bytes: any file or folder, by default the sources of the standard library."""
