@@ -55,10 +55,18 @@ BASE = (
     "optimizer.weight_decay=0.1", "scheduler=cosine", "scheduler.warmup_steps=20", "model.parameter_budget=null",
     "model.width=32", "model.backbone.num_blocks=1", "model.backbone.num_heads=2", "model.backbone.mlp_hidden=64",
     "model.backbone.num_persistent_tokens=1", "model.memory.num_heads=2", "model.memory.expansion=2",
-    "model.recursion.num_latent_steps=2", "model.halting.weight_init_std=0.08", "model.halting.max_supervision_steps=4", "trainer.max_steps=220",
+    "model.recursion.num_latent_steps=2", "model.halting.weight_init_std=0.08",
+    "model.halting.max_supervision_steps=4", "trainer.max_steps=220",
     "trainer.batch_size=48", "trainer.val_every_steps=55", "trainer.val_examples=96", "trainer.ema_decay=0.95",
 )  # fmt: skip
 SUDOKU = ("data=sudoku_4x4", "data.clues=[13,15]", "data.num_train=2000", "data.num_val=96", "data.num_test=32")
+RECALL = (
+    "model.backbone.window=8", "model.backbone.norm=pre", "model.recursion.num_latent_steps=1",
+    "model.recursion.num_recursions=1", "model.halting.max_supervision_steps=1", "model.halting.exploration=0.0",
+    "model.memory.chunk_size=16", "model.learned_positions=false", "loss.diversity=off",
+)  # fmt: skip
+MAZE = ("data=maze_10x10", "data.size=6", "data.min_path=5", "data.num_train=2000", "data.num_val=96", "data.num_test=32",
+        "trainer.batch_size=32")  # fmt: skip
 HEALTHY: dict[str, tuple[str, ...]] = {
     "sudoku_plain": SUDOKU,
     "sudoku_half_rate": (*SUDOKU, f"optimizer.lr={LR / 2}"),
@@ -68,6 +76,38 @@ HEALTHY: dict[str, tuple[str, ...]] = {
     "sudoku_carried_memory": (*SUDOKU, "model.memory.carry=cycles"),
     "sudoku_stablemax": (*SUDOKU, "loss.cross_entropy=stablemax"),
     "sudoku_small_batch": (*SUDOKU, "trainer.batch_size=16", f"optimizer.lr={LR / 2}"),
+    "mqar": (
+        *RECALL,
+        "data=mqar",
+        "data.seq_len=32",
+        "data.num_pairs=4",
+        "data.vocab_size=32",
+        "data.num_train=3000",
+        "data.num_val=96",
+        "data.num_test=32",
+    ),
+    "mqar_half_rate": (
+        *RECALL,
+        "data=mqar",
+        "data.seq_len=32",
+        "data.num_pairs=4",
+        "data.vocab_size=32",
+        "data.num_train=3000",
+        "data.num_val=96",
+        "data.num_test=32",
+        f"optimizer.lr={LR / 2}",
+    ),
+    "selective_copy": (
+        *RECALL,
+        "data=selective_copy",
+        "data.seq_len=32",
+        "data.num_tokens=4",
+        "data.num_train=3000",
+        "data.num_val=96",
+        "data.num_test=32",
+    ),
+    "maze": (*MAZE,),
+    "maze_muon": (*MAZE, "optimizer=muon", "optimizer.lr=4e-3"),
 }
 
 

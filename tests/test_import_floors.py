@@ -103,11 +103,11 @@ CHEAP = [
     "titans_trm.losses.config",
     "titans_trm.optim.config",
     "titans_trm.data.config",
+    "titans_trm.specialist.config",
     "titans_trm.data.registry",
     "titans_trm.data.sudoku.config",
     "titans_trm.evaluation.config",
     *(f"titans_trm.data.{name}.config" for name in TASKS),
-    "titans_trm.specialist.config",
 ]
 
 

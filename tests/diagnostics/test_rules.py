@@ -1,6 +1,7 @@
 """Every rule fires on what it is for, through the engine, and stays silent on the healthy case that looks like it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from titans_trm.diagnostics.catalogue import RULES, build_rules
 from titans_trm.diagnostics.config import DiagnosticsConfig
 from titans_trm.diagnostics.engine import Engine
 from titans_trm.diagnostics.report import explain
+from titans_trm.diagnostics.rule import ALL
 from titans_trm.diagnostics.signals import RunFacts, Signals
 from titans_trm.errors import InputError
 
@@ -16,7 +18,7 @@ Make = Callable[[int], Values]  # check number, from 0 -> signals; the fault str
 
 STRIKE, CHECKS = 30, 60
 FACTS = RunFacts(max_steps=600, vocab_size=6, max_supervision_steps=4, batch_size=64)
-CONVEX = RunFacts(max_steps=600, vocab_size=6, batch_size=64, gate="convex")
+CONVEX = replace(FACTS, gate="convex")
 
 
 def healthy(check: int) -> Values:
@@ -79,7 +81,7 @@ def run(
     names: dict[str, list[str]] | None = None,
     first: Values | None = None,
     vals: Callable[[int], Values] | None = None,
-    limits: dict[str, float] | None = None,
+    limits: dict[str, dict[str, float]] | None = None,
     strike: int = STRIKE,
 ) -> Engine:
     """Feed a run, changed from check `strike` on, and return the engine."""
@@ -174,7 +176,7 @@ def test_ids_and_titles_are_unique_and_causes_exist() -> None:
     ids = [rule.id for rule in RULES]
     assert len(set(ids)) == len(ids) == len({rule.title for rule in RULES})
     for rule in RULES:
-        assert rule.explains <= set(ids), f"{rule.id} explains what does not exist"
+        assert rule.explains <= {*ids, *ALL}, f"{rule.id} explains what does not exist"
         assert 1 <= rule.needed <= rule.window and rule.__doc__
 
 
@@ -227,6 +229,11 @@ def test_a_low_rate_is_told_from_the_way_the_weights_will_go() -> None:
 )
 def test_a_uniform_head_is_right_while_there_is_nothing_to_tell_apart(values: Values) -> None:
     assert "act_collapse" not in {alert.rule for alert in run(named(values)).alerts}
+
+
+def test_with_a_single_step_there_is_nothing_to_halt() -> None:
+    single = replace(FACTS, max_supervision_steps=1)
+    assert run(named({**STUCK, "halting/logit_std": 1e-3, "halting/probability": 0.001}), facts=single).alerts == []
 
 
 def test_a_head_that_is_on_its_way_is_left_alone() -> None:
@@ -294,12 +301,19 @@ def test_a_plateau_at_the_entropy_of_the_labels_points_at_the_labels() -> None:
 
 
 def test_thresholds_come_from_the_configuration() -> None:
-    assert run(named({"time/wait": 0.3}), limits={"data_bound.warn": 0.4}).alerts == []
+    assert run(named({"time/wait": 0.3}), limits={"data_bound": {"warn": 0.4}}).alerts == []
 
 
-@pytest.mark.parametrize("options", [{"disabled": ["act_colapse"]}, {"limits": {"act_collapse.stdd": 1.0}}])
-def test_a_rule_or_threshold_that_does_not_exist_is_an_error(options: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=r"which does not exist. Did you mean act_collapse"):
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        ({"disabled": ["act_colapse"]}, "act_collapse"),
+        ({"limits": {"act_colapse": {}}}, "act_collapse"),
+        ({"limits": {"act_collapse": {"stdd": 1.0}}}, "std"),
+    ],
+)
+def test_a_rule_or_threshold_that_does_not_exist_is_an_error(options: dict[str, object], meant: str) -> None:
+    with pytest.raises(InputError, match=rf"which does not exist. Did you mean {meant}\?"):
         build_rules(FACTS, DiagnosticsConfig(**options))  # type: ignore[arg-type]
 
 
@@ -312,6 +326,11 @@ def test_a_disabled_rule_does_not_look() -> None:
 def test_impossible_settings_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=f"diagnostics.{key}=-1"):
         DiagnosticsConfig(**{key: -1})
+
+
+def test_thresholds_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"limits.act_collapse=0.1 is not a section"):
+        DiagnosticsConfig(limits={"act_collapse": 0.1})  # type: ignore[dict-item]
 
 
 def test_an_impossible_share_is_refused() -> None:

@@ -146,11 +146,11 @@ def test_robustness_measures_everything_and_draws_it(run: RunFolder, caplog: pyt
         ("examples=0", "examples=0 is too small"),
         ("replay=2.0", "replay=2.0 is outside (0, 1)"),
         ("epsilons=[-1.0]", "must be 0 or more"),
-        ("data.size=6", "choose data of the same shape"),
+        ("data.size=6 data.clues=[10,20]", "choose data of the same shape"),
         ("data.clue=[4,6]", "data.clue is not a key"),
         ("forget_steps=2", "forget_steps needs other data"),
     ],
 )
 def test_a_mistake_is_one_line(trained: Path, word: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["robustness", str(trained), word]) == 2
+    assert main(["robustness", str(trained), *word.split()]) == 2
     assert told in capsys.readouterr().err

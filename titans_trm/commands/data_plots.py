@@ -43,7 +43,7 @@ def draw_audit(report: dict[str, Any], path: Path, *, title: str) -> None:
     axes[1, 0].set(title="Sources")
     _divergence(axes[1, 1], report["divergence"])
     _duplicates(axes[1, 2], splits)
-    handles = [matplotlib.patches.Patch(color=colour, label=name) for name, colour in _COLOURS.items()]
+    handles: list[Any] = [matplotlib.patches.Patch(color=colour, label=name) for name, colour in _COLOURS.items()]
     handles.append(matplotlib.lines.Line2D([], [], color="black", label="divergence that chance gives (95 %)"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     figure.suptitle(title)

@@ -60,17 +60,13 @@ def build_rules(facts: RunFacts, config: DiagnosticsConfig) -> list[Rule]:
         InputError: a rule or threshold of the configuration does not exist.
     """
     known = {rule.id: rule for rule in RULES}
-    thresholds = [f"{rule.id}.{name}" for rule in RULES for name in rule.default_limits()]
     for name in config.disabled:
         _check("disabled", name, list(known))
-    for name in config.limits:
-        _check("limits", name, thresholds)
-    rules = []
-    for rule in RULES:
-        own = {key.partition(".")[2]: v for key, v in config.limits.items() if key.partition(".")[0] == rule.id}
-        if rule.id not in config.disabled:
-            rules.append(rule(facts, own))
-    return rules
+    for name, thresholds in config.limits.items():
+        _check("limits", name, list(known))
+        for threshold in thresholds:
+            _check(f"limits.{name}", threshold, list(known[name].default_limits()))
+    return [rule(facts, config.limits.get(rule.id)) for rule in RULES if rule.id not in config.disabled]
 
 
 def _check(key: str, name: str, allowed: list[str]) -> None:

@@ -204,8 +204,9 @@ class Collector:
         assert self.validate is not None
         pair = [torch.tensor(part).view(-1, length) for part in (inputs, targets)]
         pair[1] = torch.where(pair[1] < 0, torch.full_like(pair[1], PAD), pair[1])
+        stored = torch.uint8 if self.model.config.vocab_size <= 256 else torch.int16  # as in an ExampleSet
         try:
-            self.validate(pair[0].to(torch.uint8), pair[1].to(torch.uint8))
+            self.validate(pair[0].to(stored), pair[1].to(stored))
         except InputError as error:
             names["invalid"] = [str(error)]
             return {"labels/invalid": 1.0}

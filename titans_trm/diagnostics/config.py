@@ -18,9 +18,12 @@ class DiagnosticsConfig:
     probe_examples: int = 8  # slots on which memory and gates are looked into: one extra net call per check
     audit_examples: int = 4  # slots whose examples are held against the rules of the task at a check; 0 = none
     disabled: list[str] = field(default_factory=list)  # rules that are left out, by id
-    limits: dict[str, float] = field(default_factory=dict)  # thresholds that replace the built-in ones: rule.name
+    limits: dict[str, dict[str, float]] = field(default_factory=dict)  # thresholds by rule and name, see the docs
 
     def __post_init__(self) -> None:
+        for rule, thresholds in self.limits.items():
+            if not isinstance(thresholds, dict) or not all(isinstance(v, int | float) for v in thresholds.values()):
+                raise ValueError(f"diagnostics.limits.{rule}={thresholds!r} is not a section of names and numbers.")
         for key in ("every_steps", "probe_examples"):
             if getattr(self, key) < 1:
                 raise ValueError(f"diagnostics.{key}={getattr(self, key)} is too small; choose 1 or more.")

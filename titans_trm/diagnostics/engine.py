@@ -12,7 +12,7 @@ from typing import Any
 
 from titans_trm.diagnostics.alert import SEVERITIES, Alert, at_least
 from titans_trm.diagnostics.config import DiagnosticsConfig
-from titans_trm.diagnostics.rule import Finding, Rule
+from titans_trm.diagnostics.rule import ALL, Finding, Rule
 from titans_trm.diagnostics.signals import RunFacts, Signals
 
 
@@ -258,7 +258,8 @@ def _hides(cause: Any, effect: Any) -> bool:
 
 def _closure(rules: Sequence[Rule]) -> dict[str, frozenset[str]]:
     """Return for each rule everything it explains, directly or through what it explains."""
-    direct = {rule.id: rule.explains for rule in rules}
+    everything = frozenset(rule.id for rule in rules)
+    direct = {rule.id: everything if rule.explains == ALL else rule.explains for rule in rules}
     found = {}
     for name in direct:
         reached: set[str] = set()

@@ -34,7 +34,7 @@ class ParameterWatch:
         device = self.named[0][1].device
         zero = torch.zeros((), device=device)
         self._grad_norms = torch.stack([zero if p.grad is None else next(norms).float() for _, p in self.named])
-        self._old = torch._foreach_clone([p.detach() for _, p in self.named])
+        self._old = list(torch._foreach_clone([p.detach() for _, p in self.named]))
 
     @torch.no_grad()
     def after_update(self) -> Tensor | None:

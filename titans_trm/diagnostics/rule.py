@@ -19,6 +19,9 @@ class Finding:
     scope: str = ""
 
 
+ALL = frozenset({"*"})
+
+
 class Rule(ABC):
     """One thing that can go wrong.
 
@@ -31,11 +34,12 @@ class Rule(ABC):
     id: ClassVar[str]
     severity: ClassVar[Severity] = "warn"
     title: ClassVar[str]  # a few words for tables: "halting head collapsed"
+    source: ClassVar[str] = "ours"  # of criterion and threshold; ours: set on calibration runs, see the benchmark
     needed: ClassVar[int] = 3  # checks at which the criterion must hold ...
     window: ClassVar[int] = 4  # ... of the last so many
     clear: ClassVar[int] = 5  # checks without it after which an alert is over
     warm_up: ClassVar[bool] = True  # silent during the warm-up of the run
-    explains: ClassVar[frozenset[str]] = frozenset()  # rules that are effects of this one, if they follow it
+    explains: ClassVar[frozenset[str]] = frozenset()  # rules that are effects of this one if they follow it; ALL = any
     of_process: ClassVar[bool] = False  # about this process and its clock: begins anew when a run is resumed
     watches: ClassVar[tuple[str, ...]] = ()  # signals without which a check tells nothing; `gate/` = any that begins so
     memory: ClassVar[dict[str, Any]] = {}  # attributes that are saved, with their first values

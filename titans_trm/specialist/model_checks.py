@@ -92,10 +92,8 @@ class _OneStep(nn.Module):
         ids = torch.arange(len(tokens)) % self.inner.config.num_puzzle_ids if self.inner.config.num_puzzle_ids else None
         output = self.inner(tokens, self.inner.initial_carry(*tokens.shape), ids)
         halting = output.halting_logits
-        if halting.ndim == 1:
-            halting = halting.unsqueeze(1).expand(tokens.shape)
-        if self.inner.config.causal and output.halting_logits.ndim == 1:
-            return output.logits  # one logit per example reads the whole sequence
+        if halting.ndim == 1:  # it may read the whole sequence, as the last position may
+            halting = nn.functional.pad(halting.unsqueeze(1), (tokens.shape[1] - 1, 0))
         return torch.cat((output.logits, halting.unsqueeze(-1).to(output.logits.dtype)), dim=-1)
 
 

@@ -72,6 +72,7 @@ class LabelShift(Rule):
 
     id = "label_shift"
     title = "label distribution shifts"
+    source = "population stability index with its chi-squared limit; the usual fixed 0.1 is the floor"
     needed, window, warm_up = 3, 4, False
     watches = ("labels/shift",)
     explains = frozenset(
@@ -105,6 +106,7 @@ class ClassImbalance(Rule):
 
     id = "class_imbalance"
     title = "lopsided labels"
+    source = "SageMaker Debugger ClassImbalance (ratio)"
     severity = "info"
     needed, window, warm_up = 1, 1, False
     watches = ("data/imbalance", "data/majority")
@@ -139,6 +141,7 @@ class DuplicateRows(Rule):
 
     id = "duplicate_rows"
     title = "duplicates in training"
+    source = "Deepchecks, duplicates"
     severity = "info"
     needed, window, warm_up = 1, 1, False
     watches = ("data/duplicates",)

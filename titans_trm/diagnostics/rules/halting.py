@@ -16,6 +16,14 @@ _PROBABILITY, _SOLVED = "halting/probability", "solve/exact"
 _EFFECTS = frozenset({"act_miscalibrated", "act_never_halt", "act_always_halt", "ponder_drift", "act_loss_dominates"})
 
 
+class _Halting(Rule):
+    """Shared: where every example runs one step there is nothing to halt."""
+
+    def can_look(self, signals: Signals) -> bool:
+        """Look only at models with several supervision steps."""
+        return self.facts.max_supervision_steps > 1 and super().can_look(signals)
+
+
 class HaltingTarget(Rule):
     """The halting loss is not that of the logits against exact correctness: the head is taught something else."""
 
@@ -49,7 +57,7 @@ class HaltingTarget(Rule):
         return (remedies.advise("give the halting loss `exactly_right` as its target; see losses/act.py."),)
 
 
-class HaltingCollapse(Rule):
+class HaltingCollapse(_Halting):
     """Every example gets the same halting logit although some answers are right and some are not."""
 
     id = "act_collapse"
@@ -92,7 +100,7 @@ class HaltingCollapse(Rule):
         return remedies.MORE_DIVERSITY, remedies.PERTURB_HALTING_HEAD, remedies.MORE_HALTING_LOSS
 
 
-class _Moving(Rule):
+class _Moving(_Halting):
     """Shared guard: a head on its way to the right level is left alone."""
 
     memory = {"means": []}

@@ -1,9 +1,10 @@
 """The Titans memory and its gate: is it written, is it read, does it stay in bounds?"""
 
 import math
+from typing import ClassVar
 
 from titans_trm.diagnostics import remedies
-from titans_trm.diagnostics.alert import Remedy
+from titans_trm.diagnostics.alert import Remedy, Severity
 from titans_trm.diagnostics.rule import Finding, Rule
 from titans_trm.diagnostics.series import median, push
 from titans_trm.diagnostics.signals import Signals
@@ -176,7 +177,7 @@ class GateFlood(_Gate):
 class _Saturated(Rule):
     """A learned inner rate stands at the end of its range."""
 
-    severity = "info"
+    severity: ClassVar[Severity] = "info"
     needed, window = 4, 5
     watches = ("memory/",)
 

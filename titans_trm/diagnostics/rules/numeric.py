@@ -4,7 +4,7 @@ import math
 
 from titans_trm.diagnostics import remedies
 from titans_trm.diagnostics.alert import Remedy
-from titans_trm.diagnostics.rule import Finding, Rule
+from titans_trm.diagnostics.rule import ALL, Finding, Rule
 from titans_trm.diagnostics.series import median, push, robust_z
 from titans_trm.diagnostics.signals import Signals
 
@@ -14,9 +14,11 @@ class NonFinite(Rule):
 
     id = "nonfinite"
     title = "numbers that are not finite"
+    source = "SageMaker Debugger ExplodingTensor"
     severity = "fatal"
     needed, window, clear, warm_up = 1, 1, 3, False
     watches = ("loss/nonfinite",)
+    explains = ALL
 
     def look(self, signals: Signals) -> Finding | None:
         """Fire on any such step; under a scaler only when every step was skipped."""
@@ -42,6 +44,7 @@ class LossSpike(Rule):
 
     id = "loss_spike"
     title = "loss spikes"
+    source = "ours; Lightning SpikeDetection asks for 3 times the mean and then stops the run"
     needed, window = 1, 2
     watches = ("loss/cross_entropy_max",)
     memory = {"recent": []}
@@ -118,6 +121,7 @@ class LossPlateau(Rule):
 
     id = "loss_plateau"
     title = "loss stands still"
+    source = "ours, with Welch (1947); compare SageMaker Debugger LossNotDecreasing (0.1 % in 10 steps)"
     needed, window, clear = 5, 6, 2
     watches = ("loss/cross_entropy", "solve/exact")
     memory = {"recent": [], "entropy": None}
@@ -173,6 +177,7 @@ class InitialLoss(Rule):
 
     id = "init_loss"
     title = "odd loss at the start"
+    source = "TheDeepChecker, initial loss"
     severity = "info"
     needed, window, clear, warm_up = 1, 1, 3, False
     watches = ("loss/cross_entropy",)

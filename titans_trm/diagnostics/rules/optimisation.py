@@ -60,6 +60,7 @@ class NoGradient(_Parameters):
 
     id = "no_gradient"
     title = "parameters without gradient"
+    source = "ours; compare TheDeepChecker, unchanged weights"
     key = "no_grad"
     watches = ("grad/",)
     explains = HALTING | MEMORY | STATES | frozenset({"grad_vanish", "no_update", "loss_plateau", "dead_units"})
@@ -83,6 +84,7 @@ class NoUpdate(_Parameters):
 
     id = "no_update"
     title = "parameters that do not move"
+    source = "SageMaker Debugger UnchangedTensor, made exact"
     key = "no_update"
     watches = ("update/",)
     explains = HALTING | MEMORY | frozenset({"loss_plateau", "dead_units"})
@@ -104,6 +106,7 @@ class RateTooHigh(Rule):
 
     id = "update_ratio_high"
     title = "learning rate too high"
+    source = "TheDeepChecker: log10 of the ratio above -1"
     severity = "error"
     needed, window, warm_up = 2, 3, False
     watches = ("update/median", "loss/cross_entropy")
@@ -143,6 +146,7 @@ class RateTooLow(Rule):
 
     id = "update_ratio_low"
     title = "learning rate too low"
+    source = "ours; TheDeepChecker takes log10 of the ratio below -4"
     needed, window, clear = 4, 5, 3
     watches = ("update/total", "update/median", "loss/cross_entropy", "solve/exact")
     explains = frozenset({"loss_plateau", "act_never_halt", "act_miscalibrated", "fixed_point_stall"})
@@ -181,6 +185,7 @@ class GradientExplosion(Rule):
 
     id = "grad_explode"
     title = "gradients explode"
+    source = "ours; AUTOTRAINER takes a ratio of 70 between layers"
     needed, window, warm_up = 2, 3, False
     watches = ("grad/norm_max",)
     explains = LOSSES | frozenset({"dead_units", "act_miscalibrated", "act_collapse", "memory_blowup"})
@@ -220,6 +225,7 @@ class GradientVanishing(Rule):
 
     id = "grad_vanish"
     title = "gradients vanish"
+    source = "ours; AUTOTRAINER takes a ratio of 1e-3 between layers"
     needed, window = 4, 5
     warm_up = False
     watches = ("grad/", "weight/", "loss/cross_entropy")
@@ -247,7 +253,7 @@ class GradientVanishing(Rule):
             return None
         return Finding(
             f"gradients of {', '.join(small)} are {parts[small[0]] / usual:.1g} of what other parts get.",
-            {f"grad/{name}": parts[name] for name in small[:5]} | {"limit": limit, "parts": small},
+            {**{f"grad/{name}": parts[name] for name in small[:5]}, "limit": limit, "parts": small},
             scope=",".join(small),
         )
 

@@ -179,6 +179,7 @@ class DeadUnits(Rule):
 
     id = "dead_units"
     title = "dead feed-forward units"
+    source = "SageMaker Debugger DeadRelu: half of the units active in less than 1 %"
     needed, window = 4, 5
     watches = ("mlp/",)
 

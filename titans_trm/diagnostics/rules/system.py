@@ -45,6 +45,7 @@ class MemoryNearBudget(Rule):
 
     id = "memory_near_budget"
     title = "memory nearly used up"
+    source = "debugging guides: 90 % of the memory"
     needed, window, warm_up = 3, 3, False
     of_process = True
     watches = ("system/memory",)

@@ -19,6 +19,7 @@ class OverfitGap(Rule):
 
     id = "overfit_gap"
     title = "overfitting"
+    source = "the 5-point criterion of debugging guides, held against an interval (Agresti and Caffo 2000)"
     severity = "info"
     needed, window, clear = 1, 1, 2
     watches = (_EXACT, _LOSS, _COUNT)
