@@ -16,6 +16,7 @@ from titans_trm.data.registry import config_class
 
 SMALL = {"num_train": 64, "num_val": 8, "num_test": 8}
 GOLDEN = {  # generator version, SHA-256 of the 64 training examples; Sudoku and mazes: beside their other tests
+    "babi_style": (1, "c9232168e02f17ce36ca2d598ecb616f75fdfe2974fd43bd8aacebd9c527c8bd"),
     "mqar": (1, "240d7153cd879f9cba77264ba125572556c119a4a45de755f68c7c314313ee8f"),
     "niah": (1, "0e457f4abedea35b2db32ce885521bfa99bfd2666033a7d74232626ef4a24c04"),
     "selective_copy": (1, "b707bac32affaa582d3db9390342fceee34364c269230ef0f1dce8ce9830cdaa"),

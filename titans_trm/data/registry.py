@@ -22,6 +22,7 @@ _TASKS = {
     "selective_copy": ("SelectiveCopyConfig", "SelectiveCopyTask"),
     "text": ("TextConfig", "TextTask"),
     "arc": ("ArcConfig", "ArcTask"),
+    "babi_style": ("BabiStyleConfig", "BabiStyleTask"),
 }
 
 
