@@ -485,3 +485,10 @@ def test_ranges_are_checked_and_what_only_a_sweeper_knows_is_left_out() -> None:
 def test_a_wrong_option_inside_a_sweep_is_named() -> None:
     with pytest.raises(InputError, match="optimizer=sgd does not exist"):
         compose("train", ["optimizer=adamw,sgd"])
+
+
+def test_a_section_of_own_names_takes_any_name_and_checks_what_is_below_it() -> None:
+    config = compose("evaluate", ["criteria=quickstart", "criteria.targets.exact_accuracy.at_least=0.5"])
+    assert config.criteria.targets["exact_accuracy"].at_least == 0.5
+    with pytest.raises(InputError, match=r"criteria\.targets\.exact_accuracy\.atleast is not a key.*at_least"):
+        compose("evaluate", ["criteria.targets.exact_accuracy.atleast=0.5"])

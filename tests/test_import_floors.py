@@ -105,6 +105,8 @@ CHEAP = [
     "titans_trm.data.config",
     "titans_trm.specialist.config",
     "titans_trm.data.registry",
+    "titans_trm.data.sudoku.config",
+    "titans_trm.evaluation.config",
     *(f"titans_trm.data.{name}.config" for name in TASKS),
 ]
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "scaffold": Command("titans_trm.commands.scaffold", "write a new model with tests that pass from the start"),
     "validate": Command("titans_trm.commands.validate", "check a model before it is trained"),
     "report": Command("titans_trm.commands.report", "write report.html of a run"),
+    "compare": Command("titans_trm.commands.compare", "compare evaluated runs: seeds, intervals, significance"),
     "ablate": Command("titans_trm.commands.ablate", "train a suite of ablations with seeds and write its table"),
     "diagnose": Command("titans_trm.commands.diagnose", "say what is wrong with a run, or that it is healthy"),
 }

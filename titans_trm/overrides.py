@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -134,7 +134,11 @@ def _check_option(group: str, option: Any, folders: Sequence[Path]) -> None:
 
 def _check_key(key: str, kind: type, groups: Sequence[str]) -> None:
     path, schema = "", kind
+    named = False  # whether this part is a name of the user's own, in a section such as criteria.targets
     for part in key.split("."):
+        if named:
+            path, named = f"{path}.{part}", False
+            continue
         known = [field.name for field in fields(schema)]
         if path == "":
             known = [name for name in known if name not in _SET_BY_THE_ENTRY_POINT]
@@ -154,3 +158,4 @@ def _check_key(key: str, kind: type, groups: Sequence[str]) -> None:
         if has_variants(sections[0]):
             return  # which keys there are depends on a value of the composed configuration: `check_variant_keys`
         schema = sections[0]  # type: ignore[assignment]
+        named = get_origin(hint) is dict

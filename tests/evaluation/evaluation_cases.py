@@ -54,6 +54,7 @@ def evaluation(**changes: Any) -> Evaluation:
         "split": "val",
         "n": 1000,
         "groups": 990,
+        "headline": "exact_accuracy",
         "metrics": {name: estimate(0.9) for name in ("exact_accuracy", "token_accuracy", "cross_entropy")},
         "halting": {"full": mode, "adaptive": mode},
         "halting_gain": HaltingGain(
@@ -96,6 +97,7 @@ def evaluation(**changes: Any) -> Evaluation:
             rating_rmse_of_mean=2.5,
             bins=[DepthBin(low=0, high=3, n=10, mean_supervision_steps=estimate(1.5), exact_accuracy=estimate(0.8))],
         ),
+        "positions": None,
         "baselines": {"copy_input": 0.5, "most_frequent_token": 0.25},
         "cost": Cost(
             parameters=141_000,

@@ -38,6 +38,7 @@ class TaskSpec:
     byte_offset: int | None = None  # text: token of byte 0, so that passages can be compared; None: no text
     own_folds: bool = False  # the task cuts data.fold itself; else folds are cut from its examples, by group
     exactness: str = "An example is exactly right when every scored token is."
+    labels: tuple[str, ...] = ()  # what each token is called in reports; its number where there are none
     headline: Headline = "exact_accuracy"
     valid: Validity | None = None  # reported as `valid_optimal`, where several answers are right
 
@@ -48,6 +49,8 @@ class TaskSpec:
             raise ValueError(f"vocab_size={self.vocab_size} is too small; choose 2 or more.")
         if 0 <= self.ignore_index < self.vocab_size:
             raise ValueError(f"ignore_index={self.ignore_index} is a token (0..{self.vocab_size - 1}); choose -100.")
+        if self.labels and len(self.labels) != self.vocab_size:
+            raise ValueError(f"labels has {len(self.labels)} names for vocab_size={self.vocab_size}; give one each.")
         if self.grid_shape is not None and self.grid_shape[0] * self.grid_shape[1] != self.seq_len:
             raise ValueError(
                 f"grid_shape={self.grid_shape} does not have seq_len={self.seq_len} cells; make them equal."

@@ -6,7 +6,7 @@ null.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Estimate:
     value: float | None  # null: not defined on these examples
     ci_low: float | None
     ci_high: float | None
-    method: Literal["wilson", "bootstrap", "none"]  # of the interval: by groups, see docs/evaluation.md
+    method: Literal["wilson", "bootstrap", "student", "none"]  # of the interval: by groups, see docs/evaluation.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class DepthBin:
 class Difficulty:
     """Predicted difficulty, the halting depth, against real difficulty."""
 
-    rating_kind: str  # what the data's rating means
+    rating_kind: str  # what the rating means; tokens to find where the data rate all examples alike
     spearman: Estimate  # rank correlation of depth and rating; null when either is constant
     spearman_p: float | None
     rmse_steps: Estimate  # halting depth against the first step from which the answer stays right (N_sup if never)
@@ -187,6 +187,7 @@ class Evaluation:
     split: str  # val, test, train_probe, or the name of a file
     n: int  # examples
     groups: int  # of examples that are the same up to symmetry: the units of resampling
+    headline: str  # the metric that is told first, by which weights were chosen
     metrics: dict[str, Estimate]
     halting: dict[str, HaltingMode]  # full and adaptive, or the one asked for
     halting_gain: HaltingGain | None  # null unless both were run
@@ -195,6 +196,7 @@ class Evaluation:
     confusion: Confusion
     calibration: dict[str, Calibration]  # by scope
     difficulty: Difficulty
+    positions: dict[str, Any] | None  # text: bits per byte along the window, at chunk boundaries; else null
     baselines: dict[str, float]  # token accuracy without a model: copy_input, most_frequent_token
     cost: Cost
     guard: Guard
@@ -219,7 +221,7 @@ EXAMPLE_ARRAYS = {
     "index": "(n,) int64, row in the split or file",
     "key": "(n,) bytes, canonical group key",
     "exact": "(n,) bool, exactly right after all supervision steps",
-    "valid": "(n,) bool, valid by the rules of the task; equal to exact where a task has one answer only",
+    "valid": "(n,) bool, right by the rules of the task; as exact where a task has one answer only",
     "token_accuracy": "(n,) float32",
     "cross_entropy": "(n,) float32, nats per scored token",
     "steps": "(n,) int16, supervision steps when halting adaptively",

@@ -18,20 +18,25 @@ from titans_trm.models.titans_trm import TitansTRM
 
 @dataclass(frozen=True)
 class Solved:
-    """What solving a set of n examples gave and cost."""
+    """What solving a set of n examples of N tokens in up to S supervision steps gave and cost."""
 
     exact: Tensor  # (n,) bool, exactly right at the last step run
     token_accuracy: Tensor  # (n,) share of scored tokens right
     cross_entropy: Tensor  # (n,) nats per scored token
+    scored: Tensor  # (n,) scored tokens
+    valid: Tensor  # (n,) bool, right by the rules of the task; where there are none beside the target, as `exact`
     steps: Tensor  # (n,) supervision steps run
     adaptive_exact: Tensor  # (n,) bool, exactly right at the first positive halting logit
     adaptive_steps: Tensor  # (n,) supervision steps until then; of an adaptive run those it ran
-    scored: Tensor  # (n,) scored tokens
-    valid: Tensor  # (n,) bool, right by the rules of the task; where there are none beside the target, as `exact`
+    # After each step; an example that has stopped keeps what it had.
+    exact_by_step: Tensor  # (n, S) bool, exactly right
+    right_by_step: Tensor  # (n, S) int64, scored tokens right
+    halting_logits: Tensor  # (n, S) fp32
+    answers: Tensor  # (n, N) tokens at the last step run, in the smallest type that holds them
     position_nats: Tensor  # (N,) float64 nats over all examples at each position
     position_scored: Tensor  # (N,) scored tokens at each position
     net_calls: int  # passes through the backbone, counted per example
-    seconds: float  # wall clock
+    seconds: float  # wall clock, without the task's judgement of the answers
 
     def __len__(self) -> int:
         return len(self.exact)
@@ -66,41 +71,35 @@ def solve_examples(
         valid: the task's own judgement of an answer, where several are right.
     """
     device = next(model.parameters()).device
-    rows: list[tuple[Tensor, ...]] = []
+    most = model.config.halting.max_supervision_steps
+    columns: dict[str, list[Tensor]] = {}
     positions = torch.zeros(2, examples.inputs.shape[1], dtype=torch.float64)
-    net_calls = 0
+    net_calls, seconds = 0, 0.0
     training = model.training
     model.eval()
-    started = time.perf_counter()
     for start in range(0, len(examples), batch_size):
+        started = time.perf_counter()
         batch = examples.batch(torch.arange(start, min(start + batch_size, len(examples)))).to(device)
         with autocast or torch.autocast(device.type, enabled=False):
             solution = solve(model, batch.inputs, batch.puzzle_ids, adaptive=adaptive, keep_steps=True)
         nats = _nats(solution, batch.targets, ignore_index)
+        scores = {name: one.cpu() for name, one in _score(solution, batch.targets, nats, ignore_index, most).items()}
         positions += torch.stack((nats.double().sum(dim=0), (batch.targets != ignore_index).sum(dim=0))).cpu()
-        columns = _score(solution, batch.targets, nats, ignore_index)
-        is_valid = columns[0] if valid is None else valid(batch.inputs, solution.answers)
-        rows.append(tuple(row.cpu() for row in (*columns, is_valid)))
+        seconds += time.perf_counter() - started
+        scores["valid"] = scores["exact"] if valid is None else valid(batch.inputs, solution.answers).cpu()
+        scores["answers"] = _narrow(scores["answers"], model.config.vocab_size)
+        for name, column in scores.items():
+            columns.setdefault(name, []).append(column)
         net_calls += solution.net_calls
         if on_batch is not None:
             on_batch(len(batch))
     model.train(training)
-    exact, accuracy, cross_entropy, steps, at_stop, stop, scored, ok = (
-        torch.cat(column) for column in zip(*rows, strict=True)
-    )
     return Solved(
-        exact=exact,
-        token_accuracy=accuracy,
-        cross_entropy=cross_entropy,
-        steps=steps,
-        adaptive_exact=at_stop,
-        adaptive_steps=stop,
-        scored=scored,
-        valid=ok,
+        **{name: torch.cat(parts) for name, parts in columns.items()},
         position_nats=positions[0],
         position_scored=positions[1],
         net_calls=net_calls,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
@@ -111,20 +110,31 @@ def _nats(solution: Solution, targets: Tensor, ignore_index: int) -> Tensor:
     )
 
 
-def _score(solution: Solution, targets: Tensor, nats: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
-    """Return the columns of `Solved` (B,), from `exact` to `scored`."""
+def _score(solution: Solution, targets: Tensor, nats: Tensor, ignore_index: int, most: int) -> dict[str, Tensor]:
+    """Return the columns of `Solved`, from `exact` to `answers`, with `most` steps."""
     assert solution.step_answers is not None
     scored = targets != ignore_index
-    counts = scored.sum(dim=1).clamp_min(1)
+    counts = scored.sum(dim=1)
     right = ((solution.answers == targets) & scored).sum(dim=1)
+    right_by_step = ((solution.step_answers == targets[:, None]) & scored[:, None]).sum(dim=2)
     stop = adaptive_steps(solution.halting_logits)
-    at_stop = solution.step_answers[torch.arange(len(stop), device=stop.device), stop - 1]
-    return (
-        right == scored.sum(dim=1),
-        right / counts,
-        nats.sum(dim=1) / counts,
-        solution.steps,
-        ((at_stop == targets) | ~scored).all(dim=1),
-        stop,
-        scored.sum(dim=1),
-    )
+    exact_by_step = right_by_step == counts[:, None]
+    ran = torch.arange(most, device=stop.device).minimum(solution.steps[:, None] - 1)  # step whose answer stands
+    return {
+        "exact": right == counts,
+        "token_accuracy": right / counts.clamp_min(1),
+        "cross_entropy": nats.sum(dim=1) / counts.clamp_min(1),
+        "scored": counts,
+        "steps": solution.steps,
+        "adaptive_exact": exact_by_step.gather(1, stop[:, None] - 1).squeeze(1),
+        "adaptive_steps": stop,
+        "exact_by_step": exact_by_step.gather(1, ran),
+        "right_by_step": right_by_step.gather(1, ran),
+        "halting_logits": solution.halting_logits.gather(1, ran),
+        "answers": solution.answers,
+    }
+
+
+def _narrow(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Return tokens in the smallest integer type that holds the vocabulary: a set may have millions of them."""
+    return tokens.to(torch.uint8 if vocab_size <= 256 else torch.int32)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from titans_trm.data.config import DataConfig
 from titans_trm.data.sudoku.config import SudokuConfig
 from titans_trm.diagnostics.config import DiagnosticsConfig
+from titans_trm.evaluation.config import CriteriaConfig
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
@@ -190,9 +191,15 @@ class EvaluateConfig:
 
     run: str = "latest"  # a run folder, or latest: the newest run that has a checkpoint
     ckpt: str | None = None  # a checkpoint file; wins over run
-    split: Literal["val", "test"] = "val"  # whose examples are scored; never the training set
+    split: Literal["val", "test", "train_probe"] = "val"  # train_probe: a clean sample of what was trained on
     file: str | None = None  # score this puzzle file instead of a split
-    final: bool = False  # unlocks split=test: every look at the test set is written down in the run folder
+    overlap: Literal["refuse", "drop"] = "refuse"  # what to do with training examples among those to be scored
+    final: bool = False  # unlocks the test split: every look at it is written down in the run folder
+    reason: str | None = None  # why a test split is used again; asked for from the second time on
+    strict: bool = False  # exit with status 3 when a criterion is not met
+    latency_examples: int = 50  # single examples timed one by one; 0 = none
+    latency_seconds: float = 5.0  # most seconds of that in each halting mode
+    plots: bool = True  # draw confusion, calibration and halting as PNG
     batch_size: int = 64  # examples solved at once
     max_examples: int | None = None  # score a fixed, seeded subset of this size; null = all
     halting: Literal["both", "full", "adaptive"] = (
@@ -202,11 +209,14 @@ class EvaluateConfig:
     seed: int = 0  # of the subset and of resampling
     debug: bool = False  # full traceback on errors; set by debug=default
     overrides: list[str] = field(default_factory=list)  # command-line overrides; set by the entry point
+    criteria: CriteriaConfig = field(default_factory=CriteriaConfig)  # when the run counts as a success
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_examples", self.max_examples, 1)
+        _at_least("latency_examples", self.latency_examples, 0)
+        _positive("latency_seconds", self.latency_seconds, "seconds")
         _at_least("seed", self.seed, 0)
         if not 0.0 < self.confidence < 1.0:
             raise ValueError(f"confidence={self.confidence} is outside (0, 1); choose e.g. 0.95.")

@@ -130,7 +130,7 @@ class RunFolder:
         base = Path(root) / experiment if experiment else Path(root)
         runs = [
             run
-            for run in _runs_under(base)
+            for run in runs_under(base)
             if not (unfinished and run.status == "completed") and (run.has_checkpoint or not with_checkpoint)
         ]
         if not runs:
@@ -224,12 +224,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text`: whoever reads `path`, now or after a power cut, finds the old text or the new one, whole."""
+    """Write `text` in UTF-8 as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content`: whoever reads `path`, now or after a power cut, finds the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -281,7 +286,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _runs_under(base: Path) -> list[RunFolder]:
+def runs_under(base: Path) -> list[RunFolder]:
+    """Return the run folders at and below `base`, in no order."""
     runs = []
     for folder, children, files in os.walk(base):
         if _CONFIG in files:

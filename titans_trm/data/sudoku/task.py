@@ -55,6 +55,7 @@ class SudokuTask:
             seq_len=self.geometry.cells,
             vocab_size=size + 2,
             grid_shape=(size, size),
+            labels=("pad", "blank", *map(str, range(1, size + 1))),
             exactness="A puzzle is exactly right when all cells of the grid equal its only solution.",
         )
 
