@@ -65,8 +65,8 @@ RECALL = (
     "model.recursion.num_recursions=1", "model.halting.max_supervision_steps=1", "model.halting.exploration=0.0",
     "model.memory.chunk_size=16", "model.learned_positions=false", "loss.diversity=off",
 )  # fmt: skip
-MAZE = ("data=maze_10x10", "data.size=6", "data.min_path=5", "data.num_train=2000", "data.num_val=96", "data.num_test=32",
-        "trainer.batch_size=32")  # fmt: skip
+MAZE = ("data=maze_10x10", "data.size=6", "data.min_path=5", "data.num_train=2000", "data.num_val=96",
+        "data.num_test=32", "trainer.batch_size=32")  # fmt: skip
 HEALTHY: dict[str, tuple[str, ...]] = {
     "sudoku_plain": SUDOKU,
     "sudoku_half_rate": (*SUDOKU, f"optimizer.lr={LR / 2}"),
