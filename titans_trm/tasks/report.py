@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from titans_trm import __version__, schema
+import titans_trm
+from titans_trm import schema
 from titans_trm.config import load_config
 from titans_trm.data.maze.files import SYMBOLS
 from titans_trm.data.registry import make_task
@@ -55,7 +56,7 @@ def _read_facts(folder: RunFolder) -> RunFacts:
         events=_events(folder.path / "diagnostics" / "events.jsonl"),
         verdicts=_verdicts(folder, evaluations),
         robustness=_json(folder.evaluation("robustness")),
-        made=f"titans_trm {__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M}",
+        made=f"titans_trm {titans_trm.__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M}",
     )
 
 
