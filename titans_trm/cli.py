@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
         "titans_trm.commands.robustness", "attack a trained model, corrupt its clues, change its data"
     ),
     "data": Command("titans_trm.commands.data", "prepare, verify, audit, compare and count the data of a task"),
+    "download": Command("titans_trm.commands.download", "fetch a public text by name, checked to the byte"),
     "sample": Command("titans_trm.commands.sample", "let a trained text model go on with a text"),
     "consult": Command("titans_trm.commands.consult", "ask the specialist about a run, or for work in plain words"),
     "scaffold": Command("titans_trm.commands.scaffold", "write a new model with tests that pass from the start"),

@@ -9,6 +9,7 @@ The group that a split must not cut is the layout of walls up to the eight symme
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ from titans_trm.errors import InputError
 WALL, FREE, START, GOAL, WAY = range(1, len(SYMBOLS) + 1)
 _BARREN_BLOCKS = 20  # generated blocks without a single new maze after which the request counts as impossible
 _DIHEDRAL = 8  # symmetries of the square
+_PROGRESS_LINES = 10  # lines of log while mazes are generated
+
+logger = logging.getLogger(__name__)
 
 
 class MazeTask:
@@ -99,6 +103,7 @@ class MazeTask:
         allocator, barren = GroupAllocator(quotas), 0
         kept: dict[str, list[tuple[np.ndarray, np.ndarray, int, str]]] = {name: [] for name in quotas}
         seen: set[str] = set()
+        total = sum(quotas.values())
         for block in generate_mazes(self.size, config.walls, config.min_path, config.seed):
             questions, answers = _tokens(block)
             before = sum(allocator.filled.values())
@@ -112,7 +117,10 @@ class MazeTask:
                     break
             if allocator.complete:
                 break
-            barren = 0 if sum(allocator.filled.values()) > before else barren + 1
+            found = sum(allocator.filled.values())
+            if found * _PROGRESS_LINES // total > before * _PROGRESS_LINES // total:
+                logger.info("%d of %d mazes generated", found, total)
+            barren = 0 if found > before else barren + 1
             if barren == _BARREN_BLOCKS:
                 raise InputError(
                     f"data.min_path={config.min_path} is longer than mazes of data.size={self.size} with data.walls="
