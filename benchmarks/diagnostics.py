@@ -51,7 +51,7 @@ from titans_trm.training.config import RunConfig  # noqa: E402
 LR, FACTOR = 6e-3, 100.0
 # Width 32 and one block: some seconds a run. The halting head starts with the spread it has at width 512 by default.
 BASE = (
-    "experiment=quickstart", "hardware=cpu", "trainer.num_threads=1", "optimizer=adamw", f"optimizer.lr={LR}",
+    "hardware=cpu", "trainer.num_threads=1", "optimizer=adamw", f"optimizer.lr={LR}",
     "optimizer.weight_decay=0.1", "scheduler=cosine", "scheduler.warmup_steps=20", "model.parameter_budget=null",
     "model.width=32", "model.backbone.num_blocks=1", "model.backbone.num_heads=2", "model.backbone.mlp_hidden=64",
     "model.backbone.num_persistent_tokens=1", "model.memory.num_heads=2", "model.memory.expansion=2",
@@ -59,14 +59,16 @@ BASE = (
     "model.halting.max_supervision_steps=4", "trainer.max_steps=220",
     "trainer.batch_size=48", "trainer.val_every_steps=55", "trainer.val_examples=96", "trainer.ema_decay=0.95",
 )  # fmt: skip
-SUDOKU = ("data=sudoku_4x4", "data.clues=[13,15]", "data.num_train=2000", "data.num_val=96", "data.num_test=32")
+SUDOKU = ("experiment=quickstart", "data.clues=[13,15]", "data.num_train=2000", "data.num_val=96", "data.num_test=32")
 RECALL = (
-    "model.backbone.window=8", "model.backbone.norm=pre", "model.recursion.num_latent_steps=1",
-    "model.recursion.num_recursions=1", "model.halting.max_supervision_steps=1", "model.halting.exploration=0.0",
-    "model.memory.chunk_size=16", "model.learned_positions=false", "loss.diversity=off",
+    "model.backbone.window=8", "model.backbone.num_blocks=1", "model.recursion.num_latent_steps=1",
+    "model.halting.max_supervision_steps=1", "model.memory.chunk_size=16", "data.seq_len=32",
+    "data.num_train=3000", "data.num_val=96", "data.num_test=32",
 )  # fmt: skip
-MAZE = ("data=maze_10x10", "data.size=6", "data.min_path=5", "data.num_train=2000", "data.num_val=96", "data.num_test=32",
-        "trainer.batch_size=32")  # fmt: skip
+MQAR = ("experiment=mqar", *RECALL, "data.num_pairs=4", "data.vocab_size=32")
+COPY = ("experiment=selective_copy", *RECALL, "data.num_tokens=4")
+MAZE = ("experiment=maze_small", "data.size=6", "data.min_path=5", "data.num_train=2000", "data.num_val=96",
+        "data.num_test=32", "trainer.batch_size=32")  # fmt: skip
 HEALTHY: dict[str, tuple[str, ...]] = {
     "sudoku_plain": SUDOKU,
     "sudoku_half_rate": (*SUDOKU, f"optimizer.lr={LR / 2}"),
@@ -76,37 +78,12 @@ HEALTHY: dict[str, tuple[str, ...]] = {
     "sudoku_carried_memory": (*SUDOKU, "model.memory.carry=cycles"),
     "sudoku_stablemax": (*SUDOKU, "loss.cross_entropy=stablemax"),
     "sudoku_small_batch": (*SUDOKU, "trainer.batch_size=16", f"optimizer.lr={LR / 2}"),
-    "mqar": (
-        *RECALL,
-        "data=mqar",
-        "data.seq_len=32",
-        "data.num_pairs=4",
-        "data.vocab_size=32",
-        "data.num_train=3000",
-        "data.num_val=96",
-        "data.num_test=32",
-    ),
-    "mqar_half_rate": (
-        *RECALL,
-        "data=mqar",
-        "data.seq_len=32",
-        "data.num_pairs=4",
-        "data.vocab_size=32",
-        "data.num_train=3000",
-        "data.num_val=96",
-        "data.num_test=32",
-        f"optimizer.lr={LR / 2}",
-    ),
-    "selective_copy": (
-        *RECALL,
-        "data=selective_copy",
-        "data.seq_len=32",
-        "data.num_tokens=4",
-        "data.num_train=3000",
-        "data.num_val=96",
-        "data.num_test=32",
-    ),
-    "maze": (*MAZE,),
+    "mqar": MQAR,
+    "mqar_half_rate": (*MQAR, f"optimizer.lr={LR / 2}"),
+    "mqar_muon": (*MQAR, "optimizer=muon", "optimizer.lr=1e-2"),
+    "selective_copy": COPY,
+    "selective_copy_muon": (*COPY, "optimizer=muon", "optimizer.lr=1e-2"),
+    "maze": MAZE,
     "maze_muon": (*MAZE, "optimizer=muon", "optimizer.lr=4e-3"),
 }
 
@@ -174,7 +151,9 @@ def run_one(name: str, fault: Fault | None, seed: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="titans_trm_diagnostics_"))
     own = SUDOKU if fault is not None else HEALTHY[name]
     extra = () if fault is None else tuple(o.format(lr_high=LR * FACTOR, lr_low=LR / FACTOR) for o in fault.overrides)
-    config = compose("train", [*BASE, *own, *extra, f"seed={seed}", f"run_dir={folder / 'run'}"])
+    typed = [*BASE, *own, *extra, f"seed={seed}", f"run_dir={folder / 'run'}"]
+    later = {override.partition("=")[0]: override for override in typed}  # of one key the last counts
+    config = compose("train", list(later.values()))
     config = dataclasses.replace(config, logger={}, callbacks={})
     try:
         with ExitStack() as undo:

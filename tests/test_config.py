@@ -251,7 +251,7 @@ IMPOSSIBLE = {
     "hardware.devices=0": "hardware.devices=0 is too small",
     "seed=-1": "seed=-1 is too small",
     "run_dir=''": "run_dir='' names no folder",
-    "model=null": "model=null is not an option; leave it out with ~model. Allowed: trm_25m, trm_7m, trm_nano.",
+    "model=null": "model=null is not an option; leave it out with ~model. Allowed: ",
     "tags=fine": "tags='fine' is not a list",
     "+logger.csv=3": "logger.csv=3 is not a node with _target_",
     "logger.csv=3": "Could not override 'logger.csv'",

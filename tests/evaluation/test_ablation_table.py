@@ -65,11 +65,6 @@ def test_one_seed_has_an_interval_of_its_examples_and_no_test() -> None:
     assert row.difference == pytest.approx(-0.3) and row.difference_low is None
 
 
-def test_equal_differences_give_no_p_value() -> None:
-    rows = table({"base": [0.9, 0.8], "no_memory": [0.8, 0.7]}).rows
-    assert rows[1].p is None and rows[1].difference == pytest.approx(-0.1)
-
-
 def test_only_seeds_that_both_rows_have_are_compared() -> None:
     outcomes = [outcome("base", 0, 0.9), outcome("no_memory", 0, 0.5), outcome("no_memory", 1, 0.1)]
     row = summarise(outcomes, "base", NOTES).rows[1]

@@ -198,14 +198,14 @@ def test_unknown_metrics_are_named_once_and_written_when_asked_for(
 ) -> None:
     plain = MetricsCSV(tmp_path / "a.csv", log_every_steps=1, train_examples=1)
     with caplog.at_level(logging.WARNING):
-        plain.append(1, "train", {"loss": 1.0, "valid_optimal": 0.5})
-        plain.append(2, "train", {"loss": 1.0, "valid_optimal": 0.5})
+        plain.append(1, "train", {"loss": 1.0, "bleu": 0.5})
+        plain.append(2, "train", {"loss": 1.0, "bleu": 0.5})
     assert [record.getMessage() for record in caplog.records] == [
-        "a.csv has no column for valid_optimal; give MetricsCSV extra_columns to keep it."
+        "a.csv has no column for bleu; give MetricsCSV extra_columns to keep it."
     ]
-    more = MetricsCSV(tmp_path / "b.csv", log_every_steps=1, train_examples=1, extra_columns=("valid_optimal",))
-    more.append(1, "train", {"valid_optimal": 0.5})
-    assert read_metrics(tmp_path / "b.csv")["valid_optimal"] == [0.5]
+    more = MetricsCSV(tmp_path / "b.csv", log_every_steps=1, train_examples=1, extra_columns=("bleu",))
+    more.append(1, "train", {"bleu": 0.5})
+    assert read_metrics(tmp_path / "b.csv")["bleu"] == [0.5]
     assert tuple(read_metrics(tmp_path / "b.csv"))[:5] == INDEX_COLUMNS
 
 

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_named_by_the_user_is_an_error(runs: Path) -> None:
         ("trainer.accumulate=2", r"trainer.accumulate: 1 -> 2"),
         ("trainer.ema_decay=null", r"trainer.ema_decay: 0.98 -> None"),
         ("data.num_train=99", r"data.num_train: 10000 -> 99"),
-        ("loss.halting_weight=0.1", r"loss.halting_weight: 0.5 -> 0.1"),
+        ("loss.halting_weight=0.1", r"loss.halting_weight: 0.02 -> 0.1"),
     ],
 )
 def test_a_change_that_makes_another_run_is_refused_with_the_difference(

@@ -96,7 +96,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
 
 
 def config(tmp_path: Path, *, val_every: int = 5, **changes: Any) -> RunConfig:
-    found = tiny_config(tmp_path / "runs" / "run", f"trainer.val_every_steps={val_every}")
+    words = (f"trainer.val_every_steps={val_every}", "loss.halting_weight=0.5")
+    found = tiny_config(tmp_path / "runs" / "run", *words)
     diagnostics = DiagnosticsConfig(every_steps=2, settle_checks=0, cooldown_steps=100)
     return dataclasses.replace(found, diagnostics=diagnostics, specialist=dataclasses.replace(SETTINGS, **changes))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,7 +118,7 @@ def read_cached(task: Reader, path: str, config: DataConfig) -> tuple[ExampleSet
 
     A folder with a `dataset.json` is a split in the layout of the public TRM code, such as DIR/train.
     """
-    if (Path(path).expanduser() / "dataset.json").is_file():
+    if os.path.isfile(Path(path).expanduser() / "dataset.json"):  # False, and no error, for a path that cannot be
         return _read_reference(task, path)
     raw = read_bytes(path)
     identity = {

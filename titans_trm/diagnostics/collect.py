@@ -62,6 +62,7 @@ class Collector:
         self.update_total = 0.0
         self._sums: Tensor | None = None
         self._maxima: Tensor | None = None
+        self._grad_norm: Tensor | None = None  # of the last optimiser step, which accumulation may be long past
         self._previous: dict[int, tuple[Tensor, Tensor]] = {}  # by group: (B,) cross-entropy and right one step before
         self._steps = 0
         self._seconds = 0.0
@@ -70,7 +71,8 @@ class Collector:
     @torch.no_grad()
     def observe(self, seen: Observation, grad_norm: Tensor | None, seconds: float, group: int = 0) -> None:
         """Add one supervision step of the slots `group`; `grad_norm` is the last optimiser step's, before clipping."""
-        values = self._step_values(seen, grad_norm, group)
+        self._grad_norm = self._grad_norm if grad_norm is None else grad_norm
+        values = self._step_values(seen, self._grad_norm, group)
         maxima = torch.stack([values[_SUMS.index(name)] for name in _MAXIMA])
         self._sums = values if self._sums is None else self._sums + values
         self._maxima = maxima if self._maxima is None else torch.maximum(self._maxima, maxima)
@@ -124,6 +126,7 @@ class Collector:
         return {
             "sums": self._sums,
             "maxima": self._maxima,
+            "grad_norm": self._grad_norm,
             "previous": dict(self._previous),
             "steps": self._steps,
             "update_total": self.update_total,
@@ -132,8 +135,8 @@ class Collector:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from `state_dict`; times are of this process only."""
-        self._sums, self._maxima = (
-            None if state[name] is None else state[name].to(device) for name in ("sums", "maxima")
+        self._sums, self._maxima, self._grad_norm = (
+            None if state[name] is None else state[name].to(device) for name in ("sums", "maxima", "grad_norm")
         )
         self._previous = {int(g): (ce.to(device), right.to(device)) for g, (ce, right) in state["previous"].items()}
         self._steps, self.update_total = state["steps"], state["update_total"]

@@ -3,15 +3,14 @@
 import csv
 import dataclasses
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy import stats
-
+from titans_trm.evaluation.resampling import UNDEFINED
+from titans_trm.evaluation.significance import holm, paired_t_test, seed_interval
 from titans_trm.evaluation.statistics import wilson_interval
 
 _DPI = 130
@@ -52,7 +51,7 @@ class AblationRow:
     difference: float | None  # from the baseline, mean over the seeds both have; null for the baseline itself
     difference_low: float | None  # null below two shared seeds
     difference_high: float | None
-    p: float | None  # paired t-test over shared seeds; null where it is not defined
+    p: float | None  # paired t-test over shared seeds; null below two
     p_holm: float | None  # corrected for the number of comparisons in the table (Holm 1979)
     exact_accuracy_adaptive: float  # mean over seeds, as the rest
     mean_supervision_steps_adaptive: float
@@ -97,9 +96,8 @@ def summarise(
         if found:
             base = {} if row == baseline else by_row[baseline]
             rows.append(_row(row, notes[row], found, base, confidence))
-    tested = [row.p for row in rows if row.p is not None]
-    corrected = iter(holm(tested))
-    rows = [row if row.p is None else dataclasses.replace(row, p_holm=next(corrected)) for row in rows]
+    corrected = holm({row.row: row.p for row in rows if row.p is not None})
+    rows = [dataclasses.replace(row, p_holm=corrected.get(row.row)) for row in rows]
     return AblationTable(rows, baseline, min(o.num_examples for o in outcomes), confidence)
 
 
@@ -171,13 +169,17 @@ def _row(
     outcomes = [found[seed] for seed in seeds]
     values = [outcome.exact_accuracy for outcome in outcomes]
     shared = [seed for seed in seeds if seed in base]
-    differences = [found[seed].exact_accuracy - base[seed].exact_accuracy for seed in shared]
-    if len(values) > 1:
-        low, high = _t_interval(values, confidence)
-    else:
+    pairs = [[runs[seed].exact_accuracy for seed in shared] for runs in (found, base)]
+    difference = (
+        UNDEFINED
+        if not shared
+        else seed_interval([ours - theirs for ours, theirs in zip(*pairs, strict=True)], confidence)
+    )
+    over_seeds = seed_interval(values, confidence)
+    low, high = over_seeds.ci_low, over_seeds.ci_high
+    if low is None or high is None:
         count = outcomes[0].num_examples
         low, high = wilson_interval(min(values[0] * count, count), count, confidence)
-    around = _t_interval(differences, confidence) if len(differences) > 1 else (None, None)
     return AblationRow(
         row=name,
         note=note,
@@ -187,10 +189,10 @@ def _row(
         std=stdev(values) if len(values) > 1 else None,
         ci_low=max(low, 0.0),
         ci_high=min(high, 1.0),
-        difference=fmean(differences) if differences else None,
-        difference_low=around[0],
-        difference_high=around[1],
-        p=_paired_p(differences),
+        difference=difference.value,
+        difference_low=difference.ci_low,
+        difference_high=difference.ci_high,
+        p=paired_t_test(*pairs),
         p_holm=None,
         exact_accuracy_adaptive=fmean(o.exact_accuracy_adaptive for o in outcomes),
         mean_supervision_steps_adaptive=fmean(o.mean_supervision_steps_adaptive for o in outcomes),
@@ -198,29 +200,6 @@ def _row(
         parameters=outcomes[0].parameters,
         wall_seconds=fmean(o.wall_seconds for o in outcomes),
     )
-
-
-def _t_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Return Student's t interval of a mean of two values or more."""
-    half = float(stats.t.ppf(0.5 + 0.5 * confidence, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
-
-
-def _paired_p(differences: Sequence[float]) -> float | None:
-    """Return the p of a t-test on paired differences; None below two, and where all are the same."""
-    if len(differences) < 2 or max(differences) - min(differences) < 1e-12:
-        return None
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number by Holm's step-down rule, in the given order."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    corrected, highest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = highest
-    return corrected
 
 
 def _cells(row: AblationRow) -> list[str]:

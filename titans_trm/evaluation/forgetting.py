@@ -15,9 +15,9 @@ from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.spec import Augment, AugmentWithIds
 from titans_trm.data.stream import ExampleStream
+from titans_trm.evaluation.resampling import Intervals
 from titans_trm.evaluation.results import Estimate
 from titans_trm.evaluation.solving import solve_examples
-from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.losses.config import LossConfig
 from titans_trm.losses.total import compute_loss
 from titans_trm.models.titans_trm import TitansTRM
@@ -144,6 +144,4 @@ def _accuracy(
     model: TitansTRM, examples: ExampleSet, batch_size: int, ignore_index: int, confidence: float
 ) -> Estimate:
     solved = solve_examples(model, examples, batch_size=batch_size, ignore_index=ignore_index)
-    right, n = int(solved.exact.sum()), len(solved)
-    low, high = wilson_interval(right, n, confidence)
-    return Estimate(value=right / n, ci_low=low, ci_high=high, method="wilson")
+    return Intervals(examples.keys, confidence=confidence).proportion(solved.exact.numpy())

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.spec import PAD
+from titans_trm.evaluation.resampling import Intervals
 from titans_trm.evaluation.results import Estimate
 from titans_trm.evaluation.solving import solve_examples
-from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
 
 Attack = Literal["noise", "fgsm", "pgd"]
@@ -58,6 +58,24 @@ class RobustnessTest:
     unit: str  # of strength
     note: str  # how to read it
     points: list[Point]
+
+
+def score_sets(
+    model: TitansTRM,
+    sets: Sequence[ExampleSet],
+    *,
+    title: str,
+    note: str,
+    batch_size: int,
+    ignore_index: int,
+    confidence: float = 0.95,
+) -> RobustnessTest:
+    """Return accuracy on each of `sets`, at strength 0, 1, ...: the run's own examples first, then others."""
+    points = []
+    for strength, examples in enumerate(sets):
+        solved = solve_examples(model, examples, batch_size=batch_size, ignore_index=ignore_index)
+        points.append(_point(strength, examples, solved.exact, solved.token_accuracy, confidence))
+    return RobustnessTest(name="other_data", title=title, unit="set", note=note, points=points)
 
 
 def attack_embeddings(
@@ -107,7 +125,7 @@ def attack_embeddings(
             tokens.append((1 - (~right).sum(dim=1) / scored).cpu())
             if on_batch is not None:
                 on_batch(len(rows))
-        points.append(_point(epsilon, torch.cat(exact), torch.cat(tokens), len(examples), confidence))
+        points.append(_point(epsilon, examples, torch.cat(exact), torch.cat(tokens), confidence))
     model.train(training)
     title = {"noise": "Random noise on embeddings", "fgsm": "FGSM on embeddings", "pgd": "PGD on embeddings"}[attack]
     return RobustnessTest(name=attack, title=title, unit="epsilon", note=ATTACKS[attack], points=points)
@@ -133,7 +151,7 @@ def corrupt_clues(
         if not len(disturbed):
             continue
         solved = solve_examples(model, disturbed, batch_size=batch_size, ignore_index=ignore_index, on_batch=on_batch)
-        points.append(_point(count, solved.exact, solved.token_accuracy, len(disturbed), confidence))
+        points.append(_point(count, disturbed, solved.exact, solved.token_accuracy, confidence))
     title = {"blanked": "Clues blanked", "wrong": "Clues made wrong", "invented": "False clues invented"}[corruption]
     note = CORRUPTIONS[corruption]
     return RobustnessTest(name=f"clues_{corruption}", title=title, unit="cells changed", note=note, points=points)
@@ -217,9 +235,7 @@ def _answers(model: TitansTRM, embedded: Tensor) -> Tensor:
     return output.logits.argmax(dim=-1)
 
 
-def _point(strength: float, exact: Tensor, tokens: Tensor, n: int, confidence: float) -> Point:
-    right = int(exact.sum())
-    low, high = wilson_interval(right, n, confidence)
-    estimate = Estimate(value=right / n, ci_low=low, ci_high=high, method="wilson")
+def _point(strength: float, examples: ExampleSet, exact: Tensor, tokens: Tensor, confidence: float) -> Point:
+    estimate = Intervals(examples.keys, confidence=confidence).proportion(exact.numpy())
     mean = float(tokens.double().mean())
-    return Point(strength=float(strength), exact_accuracy=estimate, token_accuracy=mean, changed_examples=n)
+    return Point(strength=float(strength), exact_accuracy=estimate, token_accuracy=mean, changed_examples=len(examples))

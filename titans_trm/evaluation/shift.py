@@ -14,7 +14,7 @@ from scipy.stats import ks_2samp
 
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.spec import PAD
-from titans_trm.evaluation.ablation import holm
+from titans_trm.evaluation.significance import holm
 
 _MOST_TOKENS = 32  # of a vocabulary whose counts are features one by one; a larger one is summed up by its variety
 _EXACT_UP_TO = 200  # examples on each side for which the exact distribution of the statistic is used
@@ -65,10 +65,10 @@ def detect_shift(train: ExampleSet, other: ExampleSet, *, alpha: float = 0.05) -
         found.append(
             (name, float(ours[name].mean()), float(theirs[name].mean()), float(test.statistic), float(test.pvalue))
         )
-    corrected = holm([p for *_, p in found])
+    corrected = holm({name: p for name, *_, p in found})
     features = [
-        FeatureShift(feature=name, train_mean=a, other_mean=b, statistic=d, p=p, p_holm=q)
-        for (name, a, b, d, p), q in zip(found, corrected, strict=True)
+        FeatureShift(feature=name, train_mean=a, other_mean=b, statistic=d, p=p, p_holm=corrected[name])
+        for name, a, b, d, p in found
     ]
     return Shift(
         flagged=any(one.p_holm < alpha for one in features),

@@ -10,6 +10,7 @@ from typing import Any
 from titans_trm.specialist.protocol import Remedy
 
 HARM_METRIC = "loss/cross_entropy"  # never the total loss: the halting terms may rise while accuracy rises
+_OF_PROCESS = ("time/", "system/")  # metrics that no two runs share
 _WINDOW = 20  # observations that a baseline is taken from
 _RUNAWAY = 3.0  # times the cross-entropy before, for an early end
 _RUNAWAY_COUNT = 3  # observations in a row
@@ -37,8 +38,8 @@ class Recorder:
         self._seen = {}
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Return plain values."""
-        return {name: list(values) for name, values in self._seen.items()}
+        """Return plain values, without those of this process and its clock, which begin anew when a run is resumed."""
+        return {name: list(values) for name, values in self._seen.items() if not name.startswith(_OF_PROCESS)}
 
     def load_state_dict(self, state: Mapping[str, Iterable[float]]) -> None:
         """Continue."""

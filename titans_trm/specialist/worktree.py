@@ -1,5 +1,6 @@
 """A git worktree for an agent: tracked files only, apart from the running tree, reviewed by a person afterwards."""
 
+import contextlib
 import subprocess
 import tempfile
 from pathlib import Path
@@ -37,6 +38,8 @@ class Worktree:
     def remove(self) -> None:
         """Take the worktree away."""
         self._git(self.root, "worktree", "remove", "--force", str(self.path))
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
 
     @staticmethod
     def _git(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":

@@ -23,6 +23,7 @@ from titans_trm.schema import build
 from titans_trm.tasks.attempts import with_attempts
 from titans_trm.tasks.build import build_model
 from titans_trm.tasks.hardware import device_of, on_this_machine
+from titans_trm.tasks.report import write_report
 from titans_trm.tasks.scoring import Subject, file_sha256, score
 from titans_trm.training.checkpoint_io import load_model_weights
 from titans_trm.training.config import EvaluateConfig, RunConfig
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score a run, write `evaluation/<split>.json` and `criteria.json` into its folder; return the former.
+    """Score a run, write `evaluation/<split>.json`, `criteria.json` and `report.html`; return the first.
 
     Raises:
         InputError: no such run, weights of another run, changed data, training examples among those to be scored, or
@@ -61,7 +62,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     _write(folder, result)
     verdict = _judge(config, subject, result)
     show(result, verdict)
-    Console().print(str(folder.evaluation(name)), soft_wrap=True, highlight=False)
+    for path in (write_report(folder), folder.evaluation(name)):
+        Console().print(str(path), soft_wrap=True, highlight=False)
     missed = config.strict and verdict is not None and not verdict.met
     return to_plain(dataclasses.asdict(result)) | ({"exit_status": NOT_MET} if missed else {})
 

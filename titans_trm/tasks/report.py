@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from titans_trm import __version__, schema
+import titans_trm
+from titans_trm import schema
 from titans_trm.config import load_config
 from titans_trm.data.maze.files import SYMBOLS
 from titans_trm.data.registry import make_task
 from titans_trm.data.sudoku.config import SudokuConfig
 from titans_trm.data.sudoku.geometry import Geometry
 from titans_trm.errors import InputError
+from titans_trm.evaluation.criteria import Verdict
 from titans_trm.evaluation.html.boards import Drawing, Solving
 from titans_trm.evaluation.html.report import RunFacts, Shown, render_report
 from titans_trm.evaluation.results import Evaluation
@@ -52,8 +54,9 @@ def _read_facts(folder: RunFolder) -> RunFacts:
         evaluations=evaluations,
         shown=[shown for one in evaluations if (shown := _shown(folder, one)) is not None],
         events=_events(folder.path / "diagnostics" / "events.jsonl"),
+        verdicts=_verdicts(folder, evaluations),
         robustness=_json(folder.evaluation("robustness")),
-        made=f"titans_trm {__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M}",
+        made=f"titans_trm {titans_trm.__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M}",
     )
 
 
@@ -69,6 +72,22 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
         except InputError as error:
             logger.warning("%s is left out of the report: %s Evaluate again to renew it.", path, error)
     return sorted(found, key=lambda one: _ORDER.index(one.split) if one.split in _ORDER else len(_ORDER))
+
+
+def _verdicts(folder: RunFolder, evaluations: Sequence[Evaluation]) -> list[Verdict]:
+    """Return the verdicts on the weights that are shown; one on earlier weights says nothing about these."""
+    path = folder.evaluation("criteria")
+    shown = {one.split: one.checkpoint_sha256 for one in evaluations}
+    found = []
+    for split, values in _json(path).items():
+        try:
+            verdict = schema.build(Verdict, values)
+        except InputError as error:
+            logger.warning("%s is left out of the report: %s Evaluate again to renew it.", path, error)
+            continue
+        if shown.get(split) == verdict.checkpoint_sha256:
+            found.append(verdict)
+    return found
 
 
 def _shown(folder: RunFolder, evaluation: Evaluation) -> Shown | None:

@@ -19,18 +19,15 @@ from titans_trm.data.load import TaskData, load_data
 from titans_trm.data.splits import shared_groups
 from titans_trm.errors import InputError
 from titans_trm.evaluation.forgetting import Forgetting, Material, learn_next
-from titans_trm.evaluation.results import Estimate
 from titans_trm.evaluation.robustness import (
     ATTACKS,
     CORRUPTIONS,
-    Point,
     RobustnessTest,
     attack_embeddings,
     corrupt_clues,
+    score_sets,
 )
 from titans_trm.evaluation.shift import Shift, detect_shift
-from titans_trm.evaluation.solving import solve_examples
-from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.tasks.build import build_model
 from titans_trm.tasks.report import write_report
@@ -100,7 +97,18 @@ def robustness(run: str, settings: RobustnessSettings, other: Sequence[str] = ()
     examples = seeded_subset(data.val, settings.examples, settings.seed)
     tests = _tests(model, examples, settings, data.spec.ignore_index)
     if elsewhere is not None:
-        tests.append(_elsewhere(model, examples, elsewhere, settings, data.spec.ignore_index, other))
+        theirs = seeded_subset(elsewhere.val, settings.examples, settings.seed)
+        tests.append(
+            score_sets(
+                model,
+                [examples, theirs],
+                title="Other data",
+                note=f"0: the run's own validation; 1: {' '.join(other)}, groups of the training set left out.",
+                batch_size=settings.batch_size,
+                ignore_index=data.spec.ignore_index,
+                confidence=settings.confidence,
+            )
+        )
     shifts = {"validation": detect_shift(data.train, data.val, alpha=settings.alpha)}
     if elsewhere is not None:
         shifts["other data"] = detect_shift(data.train, elsewhere.val, alpha=settings.alpha)
@@ -171,28 +179,6 @@ def _tests(
             )
         tests += [corrupt_clues(model, examples, name, settings.cells, **options) for name in CORRUPTIONS]
     return [test for test in tests if test.points]
-
-
-def _elsewhere(
-    model: TitansTRM,
-    own: ExampleSet,
-    elsewhere: TaskData,
-    settings: RobustnessSettings,
-    ignore_index: int,
-    words: Sequence[str],
-) -> RobustnessTest:
-    """Score the run's own validation examples (strength 0) and the other data (strength 1)."""
-    theirs = seeded_subset(elsewhere.val, settings.examples, settings.seed)
-    points = []
-    for strength, examples in enumerate((own, theirs)):
-        solved = solve_examples(model, examples, batch_size=settings.batch_size, ignore_index=ignore_index)
-        right, n = int(solved.exact.sum()), len(solved)
-        low, high = wilson_interval(right, n, settings.confidence)
-        estimate = Estimate(value=right / n, ci_low=low, ci_high=high, method="wilson")
-        mean = float(solved.token_accuracy.double().mean())
-        points.append(Point(strength=float(strength), exact_accuracy=estimate, token_accuracy=mean, changed_examples=n))
-    note = f"0: the run's own validation; 1: {' '.join(words)}, groups of the training set left out."
-    return RobustnessTest(name="other_data", title="Other data", unit="own, other", note=note, points=points)
 
 
 def _forgetting(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from titans_trm.evaluation.criteria import Verdict
 from titans_trm.evaluation.html.charts import Series, heat_table, interval_bar, legend, line_chart
 from titans_trm.evaluation.html.page import Html, facts, figure, join, missing, section, table, tag
 from titans_trm.evaluation.results import Calibration, Cost, Difficulty, Estimate, Evaluation, HaltingGain, Slice
@@ -17,7 +18,7 @@ _SCOPES = {"every_step": "every supervision step", "last_step": "last supervisio
 _MOST_CLASSES = 16  # of a confusion matrix drawn on the page
 
 
-def results(evaluations: Sequence[Evaluation], command: str) -> Html:
+def results(evaluations: Sequence[Evaluation], verdicts: Sequence[Verdict], command: str) -> Html:
     """Return the metrics of every evaluated split, slices and cost of the first."""
     if not evaluations:
         return section("results", "Results", missing("This run was not evaluated yet:", command))
@@ -25,6 +26,7 @@ def results(evaluations: Sequence[Evaluation], command: str) -> Html:
     blocks: list[Html] = [_metrics(one) for one in evaluations]
     slices = [_slices(first.slices, by) for by in _SLICE_NAMES if any(one.by == by for one in first.slices)]
     blocks.append(tag("div", *slices, class_="charts"))
+    blocks += [_verdict(one) for one in verdicts]
     blocks += [tag("h3", "Cost"), facts(_cost(first.cost)), tag("h3", "What was checked first"), facts(_guard(first))]
     lead = f"{first.weights.upper()} weights of {first.checkpoint} at step {first.global_step:,}; intervals at "
     lead += f"{100 * first.confidence:g} %, by groups of examples that are the same up to symmetry."
@@ -168,6 +170,20 @@ def _metrics(one: Evaluation) -> Html:
         rows.append([label, percent(share), "", interval_bar(None, share, None)])
     title = f"{one.split}: {one.n:,} examples in {one.groups:,} groups"
     return join((tag("h3", title), table(["metric", "value", f"{100 * one.confidence:g} % interval", ""], rows)))
+
+
+def _verdict(one: Verdict) -> Html:
+    rows = []
+    for criterion in one.criteria:
+        word = {True: "met", False: "not met", None: "not measured"}[criterion.ok]
+        doubt = " (the interval crosses the limit)" if criterion.certain is False else ""
+        mark = tag("span", word + doubt, class_={True: "good", False: "bad", None: "warn"}[criterion.ok])
+        value = "–" if criterion.value is None else f"{criterion.value:.4g}"
+        ends = "" if criterion.ci_low is None else f"{criterion.ci_low:.4g} to {criterion.ci_high:.4g}"
+        rows.append([criterion.name.replace("_", " "), criterion.rule, value, ends, mark, criterion.note or ""])
+    badge = tag("span", "met" if one.met else "not met", class_=f"badge {'good' if one.met else 'bad'}")
+    title = tag("h3", f"Success criteria “{one.name}”, {one.split}", badge)
+    return join((title, table(["criterion", "rule", "value", "interval", "", ""], rows))) if rows else Html("")
 
 
 def _slices(slices: Sequence[Slice], by: str) -> Html:

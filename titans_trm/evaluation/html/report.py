@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from titans_trm.evaluation.criteria import Verdict
 from titans_trm.evaluation.html import learned, measured, origin
 from titans_trm.evaluation.html.boards import Drawing, Solving, draw_solving
 from titans_trm.evaluation.html.measured import interval, percent
@@ -36,6 +37,7 @@ class RunFacts:
     evaluations: Sequence[Evaluation] = field(default_factory=tuple)  # the one that counts first
     shown: Sequence[Shown] = field(default_factory=tuple)
     events: Sequence[Mapping[str, Any]] = field(default_factory=tuple)  # diagnostics/events.jsonl
+    verdicts: Sequence[Verdict] = field(default_factory=tuple)  # evaluation/criteria.json
     robustness: Mapping[str, Any] = field(default_factory=dict)  # evaluation/robustness.json
     made: str = ""  # date and version
 
@@ -47,7 +49,7 @@ def render_report(facts: RunFacts) -> str:
     parts: list[tuple[str, str, Html]] = [
         ("trained", "What was trained", origin.what_was_trained(facts.config, facts.manifest, facts.summary)),
         ("curves", "Curves", learned.curves(facts.metrics)),
-        ("results", "Results", measured.results(facts.evaluations, evaluate)),
+        ("results", "Results", measured.results(facts.evaluations, facts.verdicts, evaluate)),
         ("halting", "Halting", measured.halting(best, evaluate)),
         ("calibration", "Calibration", measured.calibration(best, evaluate)),
         ("confusion", "Confusion", measured.confusion(best, evaluate)),
