@@ -1,7 +1,6 @@
 """Two attempts at each question: show it in several views, let the answers vote, score puzzle by puzzle."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet
-from titans_trm.evaluation.statistics import mean_interval
+from titans_trm.evaluation.resampling import Intervals
+from titans_trm.evaluation.results import Estimate
 from titans_trm.evaluation.voting import rank_candidates, score_puzzles, solved_within
 from titans_trm.models.inference import solve
 from titans_trm.models.titans_trm import TitansTRM
@@ -33,16 +33,6 @@ class Viewed(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class AttemptScore:
-    """Share of the questions solved within so many attempts, averaged over puzzles."""
-
-    attempts: int
-    value: float
-    ci_low: float
-    ci_high: float
-
-
 def score_attempts(
     task: Viewed,
     examples: ExampleSet,
@@ -53,8 +43,10 @@ def score_attempts(
     confidence: float = 0.95,
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
-) -> list[AttemptScore]:
-    """Return the scores of `ATTEMPTS`, with intervals over puzzles (an example's source is its puzzle).
+) -> dict[str, Estimate]:
+    """Return `pass_at_1` and `pass_at_2`: the share of a puzzle's questions solved so, averaged over puzzles.
+
+    An example's source is its puzzle; intervals are over puzzles.
 
     Args:
         task: gives the views.
@@ -85,13 +77,13 @@ def score_attempts(
         rank_candidates(grids[start : start + per_question], confidences[start : start + per_question])
         for start in range(0, len(grids), per_question)
     ]
-    scores = []
+    columns = []
     for attempts in ATTEMPTS:
         solved = [solved_within(one, target, attempts) for one, target in zip(ranked, targets, strict=True)]
-        values = list(score_puzzles(solved, examples.sources).values())
-        low, high = mean_interval(values, confidence, seed=seed)
-        scores.append(AttemptScore(attempts, sum(values) / len(values), low, high))
-    return scores
+        shares = score_puzzles(solved, examples.sources)
+        columns.append(np.array(list(shares.values())))
+    found = Intervals(list(shares), confidence=confidence, seed=seed).means(*columns)
+    return {f"pass_at_{attempts}": estimate for attempts, estimate in zip(ATTEMPTS, found, strict=True)}
 
 
 def model_solver(model: TitansTRM, autocast: torch.autocast | None = None) -> Solver:

@@ -20,6 +20,7 @@ from titans_trm.evaluation.ledger import append_use, read_ledger
 from titans_trm.evaluation.results import Evaluation, Guard
 from titans_trm.evaluation.screen import show
 from titans_trm.schema import build
+from titans_trm.tasks.attempts import with_attempts
 from titans_trm.tasks.build import build_model
 from titans_trm.tasks.hardware import device_of, on_this_machine
 from titans_trm.tasks.report import write_report
@@ -56,6 +57,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     name, examples = _choose_examples(config, run, data)
     examples, guard = _guard(config, subject, name, examples)
     result = score(subject, name, examples, guard, config, modes=_MODES[config.halting])
+    if config.views > 1:
+        result = with_attempts(result, subject, examples, config)
     _write(folder, result)
     verdict = _judge(config, subject, result)
     show(result, verdict)

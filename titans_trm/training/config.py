@@ -199,6 +199,7 @@ class EvaluateConfig:
     strict: bool = False  # exit with status 3 when a criterion is not met
     latency_examples: int = 50  # single examples timed one by one; 0 = none
     latency_seconds: float = 5.0  # most seconds of that in each halting mode
+    views: int = 1  # views of each question that vote on two attempts (ARC), the original included; 1 = no vote
     plots: bool = True  # draw confusion, calibration and halting as PNG
     batch_size: int = 64  # examples solved at once
     max_examples: int | None = None  # score a fixed, seeded subset of this size; null = all
@@ -216,6 +217,7 @@ class EvaluateConfig:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("max_examples", self.max_examples, 1)
         _at_least("latency_examples", self.latency_examples, 0)
+        _at_least("views", self.views, 1)
         _positive("latency_seconds", self.latency_seconds, "seconds")
         _at_least("seed", self.seed, 0)
         if not 0.0 < self.confidence < 1.0:
