@@ -22,7 +22,7 @@ class NoStepGain(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """gain: relative fall of the loss by a step; checks: of its mean; learned: of the first loss; solved: enough."""
+        """gain: relative fall of the loss by a step; checks: of its mean; learned: of the first; solved: enough."""
         return {"gain": 2e-3, "checks": 8, "learned": 0.7, "solved": 0.8}
 
     def look(self, signals: Signals) -> Finding | None:
