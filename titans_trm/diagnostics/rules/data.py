@@ -82,7 +82,7 @@ class LabelShift(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """least: population stability index that is never too small to matter."""
+        """least: stability index that matters; factor: times what chance exceeds once in a hundred checks."""
         return {"least": 0.1, "factor": 1.5}
 
     def look(self, signals: Signals) -> Finding | None:

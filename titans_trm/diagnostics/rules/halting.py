@@ -131,7 +131,7 @@ class NeverHalts(_Moving):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """probability: mean of the head as a share of p; solved: least p."""
+        """share: mean of the head by p; solved: least p; moving: logits in 5 checks."""
         return {**super().default_limits(), "share": 0.1, "solved": 0.1}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -160,7 +160,7 @@ class AlwaysHalts(_Moving):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """probability: mean of the head; solved: p above which it is right to stop."""
+        """probability: mean of the head; solved: p above which it is right to stop; moving: logits in 5 checks."""
         return {**super().default_limits(), "probability": 0.97, "solved": 0.9}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -188,7 +188,7 @@ class Miscalibrated(_Moving):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """gap: of probabilities."""
+        """gap: of probabilities; moving: logits in 5 checks."""
         return {**super().default_limits(), "gap": 0.35}
 
     def look(self, signals: Signals) -> Finding | None:

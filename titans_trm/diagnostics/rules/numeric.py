@@ -52,7 +52,7 @@ class LossSpike(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """z: robust deviations; ratio: times the median; least: nats above it."""
+        """z: robust deviations; ratio: times the median; least: nats above it; history, fewest: checks before."""
         return {"z": 8.0, "ratio": 2.0, "least": 0.2, "history": 20, "fewest": 5}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -130,7 +130,11 @@ class LossPlateau(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """improvement: least relative fall between halves; half: share of the run; solved: share that is enough."""
+        """Name and explain the thresholds.
+
+        improvement: least relative fall; t: Welch's; half: share of the run, fewest and most checks; solved: enough;
+        label_share: of the labels' entropy.
+        """
         return {
             "improvement": 0.01,
             "half": 0.15,

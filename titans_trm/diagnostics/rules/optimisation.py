@@ -119,7 +119,7 @@ class RateTooHigh(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """ratio: update over weight, median of groups; certain: ratio that needs no other sign."""
+        """ratio: update over weight; certain: ratio that needs no other sign; progress: of the loss, excuses."""
         return {"ratio": 0.05, "certain": 0.2, "progress": 0.9}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -155,7 +155,7 @@ class RateTooLow(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """path: way of the weights over the whole run, in their lengths; solved: share at which nothing is wrong."""
+        """path: way of the weights in their lengths; solved: share, remaining: of the first loss, excuse."""
         return {"path": 0.3, "solved": 0.3, "remaining": 0.5}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -194,7 +194,7 @@ class GradientExplosion(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """ratio: times the median; z: robust deviations; least: norm; history, fewest: checks it is compared with."""
+        """ratio: times the median; z: robust deviations; least: norm; history, fewest: checks before; certain: norm."""
         return {"ratio": 10.0, "z": 8.0, "least": 1.0, "history": 30, "fewest": 4, "certain": 1000.0}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -233,7 +233,7 @@ class GradientVanishing(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """share: of the median of all parts; solved: cross-entropy below which small gradients are right."""
+        """share: of the median of all parts, or absolute; solved: cross-entropy where small gradients are right."""
         return {"share": 1e-4, "absolute": 1e-9, "solved": 0.02}
 
     def look(self, signals: Signals) -> Finding | None:

@@ -22,7 +22,7 @@ class NoStepGain(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """gain: relative fall of the loss by one step; checks: of its mean; learned: share of the first loss."""
+        """gain: relative fall of the loss by a step; checks: of its mean; learned: of the first; solved: enough."""
         return {"gain": 2e-3, "checks": 8, "learned": 0.7, "solved": 0.8}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -93,7 +93,7 @@ class LatentDrift(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """ratio: times the first checks' size."""
+        """ratio: times the size at the first checks; baseline: how many those are."""
         return {"ratio": 4.0, "baseline": 3}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -127,7 +127,7 @@ class LatentCollapse(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """spread: standard deviation over examples by size."""
+        """spread: standard deviation over examples by size; batch: least slots."""
         return {"spread": 1e-3, "batch": 8}
 
     def look(self, signals: Signals) -> Finding | None:

@@ -19,7 +19,7 @@ class DataBound(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """warn, error: share of the time; shortest: seconds of a step below which it does not matter."""
+        """warn, error: share of the time; shortest: seconds of a step that matter; skip: first steps."""
         return {"warn": 0.2, "error": 0.5, "shortest": 0.005, "skip": 20}
 
     def look(self, signals: Signals) -> Finding | None:

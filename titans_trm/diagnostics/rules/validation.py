@@ -31,8 +31,8 @@ class OverfitGap(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """gap: 5 points, that the lower bound of the difference must exceed; rise: of the validation loss; evals."""
-        return {"gap": 0.05, "rise": 1.1, "ratio": 1.5, "evals": 2}
+        """gap: 5 points, for the lower bound of the difference; rise: of the validation loss, in so many evals."""
+        return {"gap": 0.05, "rise": 1.1, "evals": 2}
 
     def can_look(self, signals: Signals) -> bool:
         """Remember training between validations."""
