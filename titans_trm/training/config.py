@@ -200,6 +200,7 @@ class EvaluateConfig:
     latency_examples: int = 50  # single examples timed one by one; 0 = none
     latency_seconds: float = 5.0  # most seconds of that in each halting mode
     plots: bool = True  # draw confusion, calibration and halting as PNG
+    report: bool = True  # write the run's report.html anew
     batch_size: int = 64  # examples solved at once
     max_examples: int | None = None  # score a fixed, seeded subset of this size; null = all
     halting: Literal["both", "full", "adaptive"] = (
