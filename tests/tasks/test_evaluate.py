@@ -51,7 +51,7 @@ def own(run, tmp_path):
 
 def settings(run: Path, *overrides: str):
     """Evaluate quickly: no pictures, no timing, no train probe unless asked for."""
-    quick = ["batch_size=5", "plots=false", "latency_examples=0", "criteria=none"]
+    quick = ["batch_size=5", "plots=false", "report=false", "latency_examples=0", "criteria=none"]
     names = {override.partition("=")[0] for override in overrides}
     kept = [override for override in quick if override.partition("=")[0] not in names]
     return compose("evaluate", [f"run={run}", "hardware=cpu", *kept, *overrides])
@@ -96,7 +96,8 @@ def test_validation_gives_the_promised_json(run):
 
 
 def test_single_examples_are_kept_for_comparisons_and_drawings(run):
-    result = evaluate(settings(run, "plots=true", "latency_examples=2"))
+    result = evaluate(settings(run, "plots=true", "report=true", "latency_examples=2"))
+    assert "exact_accuracy" in (run / "report.html").read_text()
     for path in result["files"].values():
         assert (run / path).stat().st_size > 50
     assert {"examples", "confusion_csv", "confusion", "calibration", "halting"} == set(result["files"])
@@ -309,6 +310,14 @@ def test_a_checkpoint_outside_a_run_or_of_another_run_is_refused(own, tmp_path):
     config.write_text(config.read_text().replace("\nseed: 0\n", "\nseed: 5\n"))
     with pytest.raises(InputError, match="is of another run than .*: seed differ"):
         evaluate(settings(own))
+
+
+def test_a_checkpoint_of_an_older_version_with_fewer_keys_is_still_of_its_run(own):
+    path = own / "checkpoints" / "best.ckpt"
+    checkpoint = load_checkpoint(path)
+    del checkpoint["hyper_parameters"]["run"]["data"]["leakage"]
+    torch.save(checkpoint, path)
+    assert evaluate(settings(own, "halting=full"))["n"] == 12
 
 
 def test_a_checkpoint_of_another_model_is_refused(run, tmp_path):

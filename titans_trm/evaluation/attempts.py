@@ -1,7 +1,7 @@
 """Two attempts at each question: show it in several views, let the answers vote, score puzzle by puzzle."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ ATTEMPTS = (1, 2)  # scored; the public score is that of 2
 Solver = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
+@runtime_checkable
 class Viewed(Protocol):
     """A task that can show a question in several views and lead the answers back."""
 
@@ -82,8 +83,8 @@ def score_attempts(
         solved = [solved_within(one, target, attempts) for one, target in zip(ranked, targets, strict=True)]
         shares = score_puzzles(solved, examples.sources)
         columns.append(np.array(list(shares.values())))
-    found = Intervals(list(shares), confidence=confidence, seed=seed).means(*columns)
-    return {f"pass_at_{attempts}": estimate for attempts, estimate in zip(ATTEMPTS, found, strict=True)}
+    means = Intervals(list(shares), confidence=confidence, seed=seed).means(*columns)
+    return {f"pass_at_{attempts}": estimate for attempts, estimate in zip(ATTEMPTS, means, strict=True)}
 
 
 def model_solver(model: TitansTRM, autocast: torch.autocast | None = None) -> Solver:

@@ -187,7 +187,7 @@ class Evaluation:
     split: str  # val, test, train_probe, or the name of a file
     n: int  # examples
     groups: int  # of examples that are the same up to symmetry: the units of resampling
-    headline: str  # the metric that is told first, by which weights were chosen
+    headline: str = "exact_accuracy"  # the metric that is told first, by which weights were chosen
     metrics: dict[str, Estimate]
     halting: dict[str, HaltingMode]  # full and adaptive, or the one asked for
     halting_gain: HaltingGain | None  # null unless both were run
@@ -196,7 +196,7 @@ class Evaluation:
     confusion: Confusion
     calibration: dict[str, Calibration]  # by scope
     difficulty: Difficulty
-    positions: dict[str, Any] | None  # text: bits per byte along the window, at chunk boundaries; else null
+    positions: dict[str, Any] | None = None  # text: bits per byte along the window, at chunk boundaries; else null
     baselines: dict[str, float]  # token accuracy without a model: copy_input, most_frequent_token
     cost: Cost
     guard: Guard

@@ -8,7 +8,7 @@ from rich.progress import Progress
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.registry import make_task
 from titans_trm.errors import InputError
-from titans_trm.evaluation.attempts import model_solver, score_attempts
+from titans_trm.evaluation.attempts import Viewed, model_solver, score_attempts
 from titans_trm.evaluation.results import Evaluation
 from titans_trm.tasks.scoring import Subject
 from titans_trm.training.config import EvaluateConfig
@@ -21,7 +21,7 @@ def with_attempts(result: Evaluation, subject: Subject, examples: ExampleSet, co
         InputError: the task has no views, or only one.
     """
     task = make_task(subject.run.data)
-    if not hasattr(task, "views") or not hasattr(task, "undo"):
+    if not isinstance(task, Viewed):
         raise InputError(f"views={config.views}: {result.task} is shown in one view only; leave views out.")
     model = subject.model
     training = model.training

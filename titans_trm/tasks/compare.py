@@ -101,7 +101,7 @@ def _results(folders: Sequence[RunFolder], split: str, evaluate_missing: bool) -
         raise InputError(
             f"{len(lacking)} of {len(folders)} runs are not evaluated on {split}; run{cure}:\n" + "\n".join(commands)
         )
-    quick = ["criteria=none", "latency_examples=0", "plots=false", "split=val"]
+    quick = ["criteria=none", "latency_examples=0", "plots=false", "report=false", "split=val"]
     for folder in lacking:
         evaluate(compose("evaluate", [f"run='{folder.path}'", *quick]))
     results = [result or read_evaluation(folder, split) for folder, result in zip(folders, found, strict=True)]

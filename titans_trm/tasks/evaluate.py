@@ -62,7 +62,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     _write(folder, result)
     verdict = _judge(config, subject, result)
     show(result, verdict)
-    for path in (write_report(folder), folder.evaluation(name)):
+    pages = [write_report(folder)] if config.report else []
+    for path in (*pages, folder.evaluation(name)):
         Console().print(str(path), soft_wrap=True, highlight=False)
     missed = config.strict and verdict is not None and not verdict.met
     return to_plain(dataclasses.asdict(result)) | ({"exit_status": NOT_MET} if missed else {})
@@ -134,7 +135,9 @@ def _load(config: EvaluateConfig, folder: RunFolder, run: RunConfig, data: TaskD
     loaded = load_model_weights(model, checkpoint)
     theirs = loaded["hyper_parameters"].get("run", {})
     ours = run.to_dict()
-    other = [key for key in ("experiment", "seed", "data", "model") if key in theirs and theirs[key] != ours[key]]
+    other = [
+        key for key in ("experiment", "seed", "data", "model") if key in theirs and _differ(theirs[key], ours[key])
+    ]
     if other:
         raise InputError(
             f"{checkpoint} is of another run than {folder.path}: {', '.join(other)} differ, so its training examples "
@@ -149,6 +152,13 @@ def _load(config: EvaluateConfig, folder: RunFolder, run: RunConfig, data: TaskD
         checkpoint_sha256=file_sha256(checkpoint),
         global_step=int(loaded["global_step"]),
     )
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Return whether two configurations differ in a key they both have; a newer version may have more keys."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return any(_differ(one[key], other[key]) for key in one.keys() & other.keys())
+    return bool(one != other)
 
 
 def _choose_examples(config: EvaluateConfig, run: RunConfig, data: TaskData) -> tuple[str, ExampleSet]:

@@ -201,6 +201,7 @@ class EvaluateConfig:
     latency_seconds: float = 5.0  # most seconds of that in each halting mode
     views: int = 1  # views of each question that vote on two attempts (ARC), the original included; 1 = no vote
     plots: bool = True  # draw confusion, calibration and halting as PNG
+    report: bool = True  # write the run's report.html anew
     batch_size: int = 64  # examples solved at once
     max_examples: int | None = None  # score a fixed, seeded subset of this size; null = all
     halting: Literal["both", "full", "adaptive"] = (
