@@ -88,7 +88,7 @@ def test_a_constant_has_an_interval_of_no_width() -> None:
     assert (estimate.value, *ends(estimate)) == (2.5, 2.5, 2.5)
 
 
-REPEATS = 600  # standard error of a coverage of 95 %: 0.9 points; benchmarks/coverage.py has more
+REPEATS = 600  # standard error of a coverage of 95 %: 0.9 points; benchmarks/interval_coverage.py has more
 
 
 @pytest.mark.parametrize("skewed", [False, True])
