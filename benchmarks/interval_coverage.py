@@ -1,4 +1,4 @@
-"""How often intervals contain the truth: `python benchmarks/interval_coverage.py` simulates grouped data, minutes on one core.
+"""How often intervals contain the truth: `python benchmarks/interval_coverage.py`, minutes on one core.
 
 Prints one line per case: kind of data, groups, share of intervals that contain the truth, its standard error.
 """

@@ -97,7 +97,7 @@ def test_validation_gives_the_promised_json(run):
 
 def test_single_examples_are_kept_for_comparisons_and_drawings(run):
     result = evaluate(settings(run, "plots=true", "report=true", "latency_examples=2"))
-    assert "exact_accuracy" in (run / "report.html").read_text()
+    assert "exactly right" in (run / "report.html").read_text()
     for path in result["files"].values():
         assert (run / path).stat().st_size > 50
     assert {"examples", "confusion_csv", "confusion", "calibration", "halting"} == set(result["files"])

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,9 +58,11 @@ def count_flops(config: TitansTRMConfig) -> FlopCount:
     )
 
 
-@torch.no_grad()
 def _count_net_call(model: TitansTRM, hidden: Tensor, keeps: bool) -> int:
-    """Count one pass through the backbone; with a carried memory, one that starts from a state."""
+    """Count one pass through the backbone; with a carried memory, one that starts from a state.
+
+    With gradient, which adds nothing to a forward pass: without it, a fake view of a parameter confuses the counter.
+    """
     net = model.recursion.net
     states = net(hidden, None, return_states=True)[1] if keeps else None
     return _count(lambda: net(hidden, states, return_states=keeps))
