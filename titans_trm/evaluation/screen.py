@@ -92,7 +92,7 @@ def _slices(result: Evaluation, level: str) -> Table:
             f"{one.n:,}",
             _value(one.exact_accuracy),
             _interval(one.exact_accuracy),
-            f"{one.mean_supervision_steps.value:.2f}",
+            _value(one.mean_supervision_steps),
         )
     return table
 
