@@ -60,8 +60,7 @@ def test_text_is_measured_in_bits_per_byte_by_position(text_run: Path) -> None:
     assert set(kept) == {"step", "bits_per_byte", "cross_entropy"}
     result = scored(text_run)
     metric = result["metrics"]["bits_per_byte"]
-    assert 4.0 < metric["value"] < 12.0
-    assert result["groups"] == 1 and metric["ci_low"] is None  # one package: nothing to resample
+    assert result["groups"] == 1 and metric["value"] is None  # one package: no interval, so no estimate is given
     assert len(result["positions"]["buckets"]) == 8
     assert (text_run / "curves.png").stat().st_size > 10_000
     header = (text_run / "metrics.csv").read_text().splitlines()[0].split(",")
