@@ -56,6 +56,11 @@ def test_all_right_in_few_groups_is_as_uncertain_as_few_examples() -> None:
     assert clustered_wilson_interval(np.array([3.0]), np.array([6])) == wilson_interval(0.5, 1)
 
 
+def test_two_groups_that_disagree_leave_nearly_everything_open() -> None:
+    low, high = clustered_wilson_interval(np.array([3.0, 1.0]), np.array([3, 2]))
+    assert 0.0 < low < 0.05 and 0.95 < high < 1.0
+
+
 def test_many_groups_are_put_together_at_random_without_changing_the_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
