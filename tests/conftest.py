@@ -1,4 +1,4 @@
-"""One thread for each process of the tests: they run side by side, and small models gain nothing from a second thread."""
+"""One thread for each process of the tests: they run side by side, and small models gain nothing from a second one."""
 
 import os
 

@@ -5,6 +5,7 @@ The dataclasses are the schema of `conf/`: an unknown key, a wrong type or an im
 
 import re
 from dataclasses import asdict, dataclass, field
+from math import log
 from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
@@ -207,6 +208,7 @@ class EvaluateConfig:
     halting: Literal["both", "full", "adaptive"] = (
         "both"  # full: N_sup steps for all; adaptive: as many as the head asks
     )
+    halting_probability: float = 0.5  # sigmoid of the halting logit above which an adaptive example stops
     confidence: float = 0.95  # level of the intervals
     seed: int = 0  # of the subset and of resampling
     debug: bool = False  # full traceback on errors; set by debug=default
@@ -223,6 +225,13 @@ class EvaluateConfig:
         _at_least("seed", self.seed, 0)
         if not 0.0 < self.confidence < 1.0:
             raise ValueError(f"confidence={self.confidence} is outside (0, 1); choose e.g. 0.95.")
+        if not 0.0 < self.halting_probability < 1.0:
+            raise ValueError(f"halting_probability={self.halting_probability} is outside (0, 1); choose e.g. 0.9.")
+
+    @property
+    def halt_above(self) -> float:
+        """Halting logit of `halting_probability`."""
+        return log(self.halting_probability / (1.0 - self.halting_probability))
 
 
 @dataclass(frozen=True, kw_only=True)
