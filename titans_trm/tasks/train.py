@@ -95,7 +95,7 @@ class _Run:
         self.config, self.folder, self.data = config, folder, data
         self.module = build_module(config, model, data.spec, data.train)
         self.datamodule = build_datamodule(config, data)
-        self.trainer = build_trainer(config, folder.path, data.train, data.spec.headline)
+        self.trainer = build_trainer(config, folder.path, len(data.train), data.spec.headline)
 
     def go_on_in_smaller_batches(self) -> Path | None:
         """Build everything anew and free what there was; return the checkpoint to go on from, if there is one."""
