@@ -35,7 +35,7 @@ def test_every_job_of_a_sweep_trains_one_configuration_on_both_ranks(tmp_path: P
     command += ["optimizer.lr=1e-3,2e-3,3e-3", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"data.cache_dir={tmp_path}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TITANS_TRM")}
     ended = subprocess.run(
-        command, cwd=tmp_path, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900
+        command, cwd=tmp_path, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=2400
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     jobs = sorted(path.parent for path in (tmp_path / "sweep").rglob("ranks.json"))
