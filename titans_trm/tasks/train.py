@@ -91,20 +91,28 @@ def _carry_out(run: "_Run", start: Start) -> dict[str, Any]:
 class _Run:
     """What a training consists of; built anew where it goes on in smaller batches."""
 
+    module: TRMModule
+    datamodule: SlotDataModule
+    trainer: lightning.Trainer
+
     def __init__(self, config: RunConfig, folder: RunFolder, data: TaskData, model: TitansTRM) -> None:
         self.config, self.folder, self.data = config, folder, data
+        self._build(model)
+
+    def _build(self, model: TitansTRM) -> None:
+        config, data = self.config, self.data
         self.module = build_module(config, model, data.spec, data.train)
         self.datamodule = build_datamodule(config, data)
-        self.trainer = build_trainer(config, folder.path, data.train, data.spec.headline)
+        self.trainer = build_trainer(config, self.folder.path, len(data.train), data.spec.headline)
 
     def go_on_in_smaller_batches(self) -> Path | None:
         """Build everything anew and free what there was; return the checkpoint to go on from, if there is one."""
-        config = in_smaller_batches(self.config, self.trainer.world_size)
-        trainer = config.trainer
+        self.config = in_smaller_batches(self.config, self.trainer.world_size)
+        trainer = self.config.trainer
         changed = [f"trainer.batch_size={trainer.batch_size}", f"trainer.accumulate={trainer.accumulate}"]
         self.folder.write_resume(changed)
-        prepare(config)  # the seed of initialisation
-        self.__init__(config, self.folder, self.data, build_model(config.model, self.data.spec))  # type: ignore[misc]
+        prepare(self.config)  # the seed of initialisation
+        self._build(build_model(self.config.model, self.data.spec))
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
