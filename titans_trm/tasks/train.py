@@ -19,6 +19,7 @@ from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
 from titans_trm.profiling.training_step import autocast
+from titans_trm.sweeps.objective import check_objective, objective
 from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer, continue_command
 from titans_trm.tasks.hardware import on_this_machine, peak_memory_bytes, prepare
 from titans_trm.training.callbacks.stopping import StopTraining
@@ -30,6 +31,7 @@ from titans_trm.training.module import TRMModule
 from titans_trm.training.processes import is_first_process, shared_run_dir
 from titans_trm.training.resume import ResumePoint, check_unchanged, find_resume_point
 from titans_trm.training.run_folder import RunFolder
+from titans_trm.training.tracking import finish_tracking, start_tracking
 
 INTERRUPTED = 130  # exit status
 
@@ -37,13 +39,14 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: RunConfig) -> dict[str, Any]:
-    """Run what `config` says and return the summary, with the exit status under `exit_status`."""
+    """Run what `config` says and return the summary, with `objective` (of a sweep) and `exit_status`."""
     config = _with_affordable_validation(on_this_machine(config))
     prepare(config)
     try:
         point = find_resume_point(config)
         data = load_data(config.data)
         model = build_model(config.model, data.spec)
+        metric = check_objective(config.sweep.metric, data.spec)
     except InputError:
         _drop_if_empty(Path(config.run_dir))
         raise
@@ -52,6 +55,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     _introduce(config, folder, data, model, point)
     module, datamodule = build_module(config, model, data.spec, data.train), build_datamodule(config, data)
     trainer = build_trainer(config, folder.path, len(data.train), data.spec.headline)
+    if is_first_process():
+        start_tracking(trainer.loggers, folder)
     try:
         with shared_run_dir(folder.path):
             stop = _fit(trainer, module, datamodule, point)
@@ -60,8 +65,12 @@ def train(config: RunConfig) -> dict[str, Any]:
         _record_failure(config, folder, model, trainer, error, time.monotonic() - started)
         raise
     folder.finish(summary)
+    finish_tracking(trainer.loggers, folder, summary["status"])
     _conclude(config, summary, stop, data.spec.headline)
-    return summary | {"exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0}
+    return summary | {
+        "objective": objective(metric, summary["val"]),
+        "exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0,
+    }
 
 
 def _with_affordable_validation(config: RunConfig) -> RunConfig:
@@ -161,8 +170,8 @@ def _summarise(
 ) -> dict[str, Any]:
     train_metrics = _logged(trainer, "train")
     best = folder.best_checkpoint if folder.best_checkpoint.is_file() else folder.last_checkpoint
-    if stop is not None and stop.by_signal:
-        val = _logged(trainer, "val")  # whoever stops a run is not kept waiting
+    if stop is not None and (stop.by_signal or stop.pruned):
+        val = _logged(trainer, "val")  # whoever stops a run is not kept waiting, and a pruned trial is not worth more
     else:
         val = _validate_best(config, best, data, module, datamodule, seconds)
     assert module.slots is not None
@@ -180,6 +189,7 @@ def _summarise(
         "peak_memory_bytes": peak_memory_bytes(),
         "seed": config.seed,
         "tags": config.tags,
+        **({} if stop is None else {"stopped_by": stop.by}),
     }
 
 
@@ -267,6 +277,7 @@ def _record_failure(
             "error": reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}",
         }
     )
+    finish_tracking(trainer.loggers, folder, "failed")
 
 
 def _told(val: dict[str, Any], headline: Headline) -> str:
@@ -286,7 +297,8 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
     lines = {"training": f"{summary['global_step']:,} steps in {format_duration(summary['wall_seconds'])}"}
     if stop is not None:
         lines["stopped"] = stop.reason
-        lines["continue"] = continue_command(config)
+        if not stop.pruned:
+            lines["continue"] = continue_command(config)
     if "ci_low" in val:
         lines["validation"] = (
             f"{_told(val, headline)} on {val['num_examples']:,} of {val['of']:,} examples with {val['weights']} weights"
