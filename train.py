@@ -26,8 +26,7 @@ def main(composed: DictConfig) -> float | None:
             print(result["run_dir"], flush=True)
         return result
 
-    objective: float | None = run_job(composed, "train", task)["objective"]
-    return objective
+    return run_job(composed, "train", task).get("objective")
 
 
 if __name__ == "__main__":
