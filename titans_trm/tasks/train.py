@@ -20,6 +20,7 @@ from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
 from titans_trm.profiling.training_step import autocast
+from titans_trm.sweeps.objective import check_objective, objective
 from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer, continue_command
 from titans_trm.tasks.hardware import on_this_machine, peak_memory_bytes, prepare
 from titans_trm.tasks.out_of_memory import in_smaller_batches
@@ -41,6 +42,7 @@ from titans_trm.training.processes import (
 )
 from titans_trm.training.resume import ResumePoint, check_unchanged, find_resume_point
 from titans_trm.training.run_folder import RunFolder
+from titans_trm.training.tracking import finish_tracking, start_tracking
 
 INTERRUPTED = 130  # exit status
 
@@ -48,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: RunConfig) -> dict[str, Any]:
-    """Run what `config` says and return the summary, with the exit status under `exit_status`.
+    """Run what `config` says and return the summary, with `objective` (of a sweep) and `exit_status`.
 
     Processes other than the first of a distributed run write nothing, and their status is 0 however training ended:
     whoever started them would take another status for a failure.
@@ -60,6 +62,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         point = find_resume_point(config) if is_first_process() else None
         data = load_data(config.data)
         model = build_model(config.model, data.spec)
+        check_objective(config.sweep.metric, data.spec)
     except InputError:
         _drop_if_empty(Path(config.run_dir))
         raise
@@ -84,8 +87,12 @@ def _carry_out(run: "_Run", start: Start) -> dict[str, Any]:
             _record_failure(run, error, time.monotonic() - started)
         raise
     run.folder.finish(summary)
+    finish_tracking(run.trainer.loggers, run.folder, summary["status"])
     _conclude(run.config, summary, stop, run.data.spec.headline)
-    return summary | {"exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0}
+    return summary | {
+        "objective": objective(check_objective(run.config.sweep.metric, run.data.spec), summary["val"]),
+        "exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0,
+    }
 
 
 class _Run:
@@ -103,7 +110,9 @@ class _Run:
         config, data = self.config, self.data
         self.module = build_module(config, model, data.spec, data.train)
         self.datamodule = build_datamodule(config, data)
-        self.trainer = build_trainer(config, self.folder.path, len(data.train), data.spec.headline)
+        self.trainer = build_trainer(config, self.folder.path, data.train, data.spec.headline)
+        if is_first_process():
+            start_tracking(self.trainer.loggers, self.folder)
 
     def go_on_in_smaller_batches(self) -> Path | None:
         """Build everything anew and free what there was; return the checkpoint to go on from, if there is one."""
@@ -233,8 +242,8 @@ def _summarise(run: _Run, stop: StopTraining | None, seconds: float) -> dict[str
     config, folder, module, trainer = run.config, run.folder, run.module, run.trainer
     train_metrics = _logged(trainer, "train")
     best = folder.best_checkpoint if folder.best_checkpoint.is_file() else folder.last_checkpoint
-    if stop is not None and stop.by_signal:
-        val = _logged(trainer, "val")  # whoever stops a run is not kept waiting
+    if stop is not None and (stop.by_signal or stop.pruned):
+        val = _logged(trainer, "val")  # whoever stops a run is not kept waiting, and a pruned trial is not worth more
     else:
         val = _validate_best(config, best, run.data, module, run.datamodule, seconds)
     assert module.slots is not None
@@ -252,6 +261,7 @@ def _summarise(run: _Run, stop: StopTraining | None, seconds: float) -> dict[str
         "peak_memory_bytes": peak_memory_bytes(),
         "seed": config.seed,
         "tags": config.tags,
+        **({} if stop is None else {"stopped_by": stop.by}),
     }
 
 
@@ -333,6 +343,7 @@ def _record_failure(run: _Run, error: Exception, seconds: float) -> None:
             "error": reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}",
         }
     )
+    finish_tracking(trainer.loggers, folder, "failed")
 
 
 def _told(val: dict[str, Any], headline: Headline) -> str:
@@ -352,7 +363,8 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
     lines = {"training": f"{summary['global_step']:,} steps in {format_duration(summary['wall_seconds'])}"}
     if stop is not None:
         lines["stopped"] = stop.reason
-        lines["continue"] = continue_command(config)
+        if not stop.pruned:
+            lines["continue"] = continue_command(config)
     if "ci_low" in val:
         lines["validation"] = (
             f"{_told(val, headline)} on {val['num_examples']:,} of {val['of']:,} examples with {val['weights']} weights"

@@ -16,6 +16,7 @@ from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
 from titans_trm.specialist.config import SpecialistConfig
+from titans_trm.training.sweep_config import GridConfig, SweepConfig
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -177,6 +178,7 @@ class RunConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)  # extra Lightning callbacks: name -> `_target_` node
     logger: dict[str, Any] = field(default_factory=dict)  # Lightning loggers: name -> `_target_` node
     specialist: SpecialistConfig = field(default_factory=SpecialistConfig)  # who is called when an alarm is raised
+    sweep: SweepConfig = field(default_factory=GridConfig)  # the multirun that this run is a job of, if it is one
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
