@@ -10,7 +10,14 @@ from titans_trm.errors import InputError
 from titans_trm.models.inference import solve
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.data_share import measure_data_share
-from titans_trm.profiling.latency import SolveTimings, Timing, TimingConfig, time_solve, time_training_step
+from titans_trm.profiling.latency import (
+    SolveTimings,
+    Timing,
+    TimingConfig,
+    time_decode,
+    time_solve,
+    time_training_step,
+)
 from titans_trm.profiling.measured_memory import measure_training_peak, record_training_step
 from titans_trm.profiling.recording import Recording, part_times, record
 from titans_trm.profiling.timeline import draw_timeline
@@ -59,7 +66,12 @@ def _measured(config: ProfileConfig, model: TitansTRM, folder: Path) -> dict[str
     # Where the timing has no time for a second step, the recorded one is the timed one.
     first = seconds if 2 * seconds > settings.seconds else None
     step: Timing = time_training_step(model, setup, timing, first)
-    timings = {"training_step": step, "full_solve": solves.full, "adaptive_solve": solves.adaptive}
+    timings = {
+        "training_step": step,
+        "full_solve": solves.full,
+        "adaptive_solve": solves.adaptive,
+        "decode": time_decode(model, setup, timing),  # a token of a text
+    }
     return {
         # Of one full solve at batch 1: what a person waits for one answer.
         "latency_ms": {"p50": solves.full.p50, "p95": solves.full.p95, "p99": solves.full.p99},
