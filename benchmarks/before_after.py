@@ -5,8 +5,8 @@
     python benchmarks/before_after.py --experiment trm_7m_sudoku --batch 8 --no-compile       # another size, untrained
 
 1. A training step (forward, loss, backward) of the model, from a plain eager fp32 form to the shipped one, then in
-   bf16 and compiled. Parity is the largest difference of logits from the plain form, over their largest size; fp32 forms must
-   stay within 1e-4, and the compiled network must have no graph break.
+   bf16 and compiled. Parity is the largest difference of logits from the plain form, over their largest size; fp32
+   forms must stay within 1e-4, and the compiled network must have no graph break.
 2. One layer of windowed attention on a long sequence: a dense mask against blocks.
 3. A trained model solving its validation puzzles: all supervision steps against adaptive halting, which takes finished
    examples out of the batch. The halting threshold is chosen on one half of the puzzles and judged on the other.
@@ -199,7 +199,7 @@ def _halting(arguments: argparse.Namespace) -> dict[str, Any]:
     ways = {
         "all supervision steps": run("all supervision steps"),
         "adaptive, logit above 0": run("adaptive, logit above 0", adaptive=True),
-        "adaptive, chosen threshold": run("adaptive, chosen threshold", adaptive=True, threshold=threshold),
+        "adaptive, chosen threshold": run("adaptive, chosen threshold", adaptive=True, halt_above=threshold),
     }
     costs = alternate(ways, repeats=min(arguments.repeats, 3))
     rows, cases = [], {}

@@ -275,6 +275,7 @@ def test_an_impossible_value_is_named_with_its_cure(override: str, message: str)
     ("overrides", "message"),
     [
         (["split=train"], "split='train' is not allowed. Did you mean train_probe? Allowed: val, test, train_probe."),
+        (["halting_probability=1"], "halting_probability=1.0 is outside (0, 1)"),
         (["confidence=95"], "confidence=95.0 is outside (0, 1)"),
         (["batch_size=0"], "batch_size=0 is too small"),
         (["max_examples=0"], "max_examples=0 is too small"),

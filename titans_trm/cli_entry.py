@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from titans_trm.config import SCHEMAS, compose, config_dir, validate
 from titans_trm.errors import InputError
 from titans_trm.overrides import check_overrides, expand_sweep, explained
+from titans_trm.training.processes import isolated_job
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -60,7 +61,8 @@ def run_job(composed: DictConfig, config_name: str, task: Task) -> dict[str, Any
     try:
         with explained():
             config = validate(composed, SCHEMAS[config_name], run_dir=_relative(folder), overrides=overrides)
-        result = task(config)
+        with isolated_job():
+            result = task(config)
     except InputError as error:
         if debug:
             traceback.print_exc()

@@ -19,11 +19,10 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
 
 
 class NoMemoryLeft(lightning.Callback):
-    """Raises in the second step what PyTorch raises when a card is full."""
+    """Raises what PyTorch raises when a card is full, whatever the batch."""
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if trainer.global_step == 1:
-            raise torch.cuda.OutOfMemoryError(CUDA_MESSAGE)
+        raise torch.cuda.OutOfMemoryError(CUDA_MESSAGE)
 
 
 def test_message_names_three_settings_and_keeps_the_slots_of_a_step():
@@ -50,12 +49,12 @@ def test_the_refusal_of_the_cpus_allocator_is_known_and_other_errors_are_not():
     assert out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), compose("train")) is None
 
 
-def test_a_run_that_meets_the_error_ends_with_the_message_and_says_so_in_its_summary(tmp_path):
-    config = tiny_config(tmp_path / "run")
+def test_a_run_for_which_no_batch_is_small_enough_ends_with_one_message(tmp_path):
+    config = tiny_config(tmp_path / "run", "trainer.batch_size=2")
     config = dataclasses.replace(config, callbacks={"full": {"_target_": f"{__name__}.NoMemoryLeft"}})
-    with pytest.raises(InputError, match="Settings that help: .*trainer.batch_size"):
+    with pytest.raises(InputError, match="out of memory with trainer.batch_size=1; set .*checkpointing.*bf16-mixed"):
         train(config)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "failed"
-    assert summary["error"].startswith("out of memory (hardware=cpu")
+    assert summary["error"].startswith("out of memory with trainer.batch_size=1")
     assert summary["peak_memory_bytes"] > 0

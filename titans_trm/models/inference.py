@@ -27,7 +27,7 @@ def solve(
     puzzle_ids: Tensor | None = None,
     *,
     adaptive: bool = False,
-    threshold: float = 0.0,
+    halt_above: float = 0.0,
     max_steps: int | None = None,
     keep_steps: bool = False,
 ) -> Solution:
@@ -37,9 +37,9 @@ def solve(
         model: the model; its training flag is left as it is (it has no dropout).
         inputs: tokens (B, N) int64.
         puzzle_ids: (B,) int64 where the model has puzzle embeddings.
-        adaptive: stop an example once its halting logit is above `threshold`, and take it out of the batch. Otherwise
+        adaptive: stop an example once its halting logit is above `halt_above`, and take it out of the batch. Otherwise
             every example runs all steps.
-        threshold: halting logit (log-odds of "this is right"); more than 0 is more careful and takes more steps.
+        halt_above: halting logit; at 0, where training halts, being right is as likely as not. Higher is surer.
         max_steps: most supervision steps; `halting.max_supervision_steps` if not given, more is allowed.
         keep_steps: also return the answer after every step.
 
@@ -61,7 +61,7 @@ def solve(
         halting = output.halting_logits if output.halting_logits.dim() == 1 else output.halting_logits.amin(dim=1)
         record.add(step, rows, output.logits, halting)
         if adaptive:
-            running = ~(halting > threshold)  # NaN never halts
+            running = halting <= halt_above
             rows, carry = rows[running], carry.select(running.nonzero().squeeze(1))
             if len(rows) == 0:
                 break

@@ -21,6 +21,7 @@ from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.specialist.expert import check_reachable
 from titans_trm.specialist.on_call import OnCall
+from titans_trm.tasks.strategy import build_strategy
 from titans_trm.training.callbacks.checkpoints import RunCheckpoints
 from titans_trm.training.callbacks.curves import LearningCurves
 from titans_trm.training.callbacks.diagnostics import Diagnostics
@@ -29,6 +30,7 @@ from titans_trm.training.callbacks.metrics_csv import MetricsCSV
 from titans_trm.training.callbacks.pace import Pace
 from titans_trm.training.callbacks.progress import TrainingProgress
 from titans_trm.training.callbacks.report import TrainingReport
+from titans_trm.training.callbacks.same_run import SameRun
 from titans_trm.training.callbacks.specialist import SpecialistOnCall
 from titans_trm.training.callbacks.stopping import StopCleanly
 from titans_trm.training.checkpoint_io import AtomicCheckpointIO
@@ -90,18 +92,19 @@ def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
 
 
 def build_trainer(
-    config: RunConfig, folder: Path, train_examples: int, headline: Headline = "exact_accuracy"
+    config: RunConfig, folder: Path, examples: ExampleSet, headline: Headline = "exact_accuracy"
 ) -> lightning.Trainer:
     """Build Lightning's trainer with this run's callbacks and loggers, writing into `folder`.
 
-    `headline` is the task's metric by which weights are chosen and results told.
+    `examples` are what it trains on; `headline` is the task's metric by which weights are chosen and results told.
     """
     trainer = config.trainer
     return lightning.Trainer(
         accelerator=config.hardware.accelerator,
         devices=config.hardware.devices,
         num_nodes=config.hardware.num_nodes,
-        strategy=config.hardware.strategy,
+        strategy=build_strategy(config.hardware),
+        use_distributed_sampler=False,  # the slots and the validation loader share examples themselves
         precision=trainer.precision,  # type: ignore[arg-type]
         max_steps=trainer.max_steps,
         max_epochs=-1,
@@ -112,7 +115,7 @@ def build_trainer(
         gradient_clip_val=trainer.gradient_clip_val,
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_steps,
-        callbacks=_callbacks(config, folder, train_examples, headline),
+        callbacks=_callbacks(config, folder, examples, headline),
         logger=[_instantiate(f"logger.{name}", node, Logger) for name, node in config.logger.items() if node],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
@@ -127,8 +130,8 @@ def continue_command(config: RunConfig) -> str:
     return shlex.join(["python", "train.py", *typed, f"resume={config.run_dir}"])
 
 
-def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: Headline) -> list[Callback]:
-    trainer = config.trainer
+def _callbacks(config: RunConfig, folder: Path, examples: ExampleSet, headline: Headline) -> list[Callback]:
+    trainer, train_examples = config.trainer, len(examples)
     checkpoints = RunCheckpoints(
         folder / "checkpoints",
         every_steps=trainer.checkpoint_every_steps,
@@ -137,7 +140,7 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: H
     )
     progress = TrainingProgress(max_minutes=trainer.max_time, headline=headline)
     # Order matters: the average is updated first, the report is made from it, checkpoints see everything.
-    found: list[Callback] = []
+    found: list[Callback] = [SameRun(folder, config.to_dict(), examples.sha256)]
     if trainer.ema_decay is not None:
         found.append(EMA(trainer.ema_decay))
     found += [

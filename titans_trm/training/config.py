@@ -5,6 +5,7 @@ The dataclasses are the schema of `conf/`: an unknown key, a wrong type or an im
 
 import re
 from dataclasses import asdict, dataclass, field
+from math import log
 from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
@@ -126,7 +127,8 @@ class HardwareConfig:
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"  # Lightning's word
     devices: int | Literal["auto"] = 1  # devices of one machine; more than one needs a strategy such as ddp
     num_nodes: int = 1  # machines
-    strategy: str = "auto"  # auto: one process; ddp: one process a device, gradients averaged
+    # auto: one process; ddp: one a device, gradients averaged; fsdp: gradients and optimiser state also sharded
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Precision = "auto"  # default of trainer.precision here
     compile: bool = False  # default of trainer.compile here
     tf32: bool = True  # let fp32 products on NVIDIA cards use TF32: faster, about 1e-3 relative error
@@ -143,6 +145,13 @@ class HardwareConfig:
                 f"devices={self.devices} on num_nodes={self.num_nodes} needs hardware.strategy=ddp; "
                 "strategy=auto is for one device."
             )
+        if self.strategy == "fsdp" and self.accelerator in ("cpu", "mps"):
+            raise ValueError(f"strategy=fsdp needs GPUs, not accelerator={self.accelerator}; choose strategy=ddp.")
+
+    @property
+    def world_size(self) -> int | None:
+        """Processes that train together; None where `devices=auto` leaves it to the machine."""
+        return None if self.devices == "auto" else self.devices * self.num_nodes
 
     @property
     def vram_bytes(self) -> int | None:
@@ -181,8 +190,22 @@ class RunConfig:
         _at_least("seed", self.seed, 0)
         if not self.experiment.strip():
             raise ValueError("experiment='' names no folder; choose a word such as custom.")
+        if self.experiment.startswith(("/", "~")) or ".." in re.split(r"[/\\]", self.experiment):
+            raise ValueError(
+                f"experiment={self.experiment!r} would lead out of runs/; choose a name such as custom or mine/first, "
+                "and run_dir=... for another place."
+            )
         if not self.run_dir.strip():
             raise ValueError("run_dir='' names no folder; choose one such as runs/custom/1.")
+        if self.hardware.strategy == "fsdp" and self.trainer.ema_decay is not None:
+            raise ValueError(
+                f"trainer.ema_decay={self.trainer.ema_decay} needs whole weights on every device, which "
+                "hardware.strategy=fsdp does not keep; set trainer.ema_decay=null or choose hardware.strategy=ddp."
+            )
+        if self.hardware.strategy == "fsdp" and self.optimizer.name == "muon":
+            raise ValueError(
+                "optimizer=muon needs whole matrices, hardware.strategy=fsdp has shards; choose adamw or ddp."
+            )
         _targets("callbacks", self.callbacks)
         _targets("logger", self.logger)
 
@@ -215,6 +238,7 @@ class EvaluateConfig:
     halting: Literal["both", "full", "adaptive"] = (
         "both"  # full: N_sup steps for all; adaptive: as many as the head asks
     )
+    halting_probability: float = 0.5  # sigmoid of the halting logit above which an adaptive example stops
     confidence: float = 0.95  # level of the intervals
     seed: int = 0  # of the subset and of resampling
     debug: bool = False  # full traceback on errors; set by debug=default
@@ -231,6 +255,13 @@ class EvaluateConfig:
         _at_least("seed", self.seed, 0)
         if not 0.0 < self.confidence < 1.0:
             raise ValueError(f"confidence={self.confidence} is outside (0, 1); choose e.g. 0.95.")
+        if not 0.0 < self.halting_probability < 1.0:
+            raise ValueError(f"halting_probability={self.halting_probability} is outside (0, 1); choose e.g. 0.9.")
+
+    @property
+    def halt_above(self) -> float:
+        """Halting logit of `halting_probability`."""
+        return log(self.halting_probability / (1.0 - self.halting_probability))
 
 
 @dataclass(frozen=True, kw_only=True)
