@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,9 @@ def sweep(typed: Sequence[str], config: DictConfig, context: HydraContext, launc
         return validate(composed, RunConfig, overrides=overrides)
 
     if not is_first_process() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "a sweep is one process, which starts its jobs; call train.py -m without torchrun or srun."
-        )
-    order = take_order(typed, compose)
+        raise InputError("a sweep is one process, which starts its jobs; call train.py -m without torchrun or srun.")
+    words = [word for word in config.hydra.overrides.hydra if word.startswith(("hydra/launcher", "hydra.launcher"))]
+    order = replace(take_order(typed, compose), launcher=tuple(words))
     if order.config.jobs > 1 and config.hydra.launcher._target_ == _IN_THIS_PROCESS:
         raise InputError(f"sweep.jobs={order.config.jobs} needs processes; leave out hydra/launcher=basic.")
     folder = open_folder(order)
