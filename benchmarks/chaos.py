@@ -52,7 +52,7 @@ SMALLER = (
     "trainer.val_examples=4",
 )
 POLL_SECONDS = 0.002
-WAIT_SECONDS = 300.0
+WAIT_SECONDS = 1800.0
 
 
 @dataclass
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("mode", choices=("kills", "faults"))
     parser.add_argument("--kills", type=int, default=30, help="times the run is killed")
-    parser.add_argument("--max-steps", type=int, default=400, help="length of the run in optimiser steps")
+    parser.add_argument("--max-steps", type=int, default=240, help="length of the run in optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="titans_trm_chaos_") as temporary:
@@ -110,12 +110,13 @@ class Chaos:
 
     def __init__(self, root: Path, max_steps: int, rng: random.Random) -> None:
         self.root, self.max_steps, self.rng = root, max_steps, rng
+        self.seconds = 0.0  # that the undisturbed run took
         self.undisturbed = root / "undisturbed"
 
     def kills(self, count: int) -> int:
         """Kill one run `count` times and compare it with an undisturbed one."""
         started = time.process_time()
-        if self.start(self.undisturbed).wait():
+        if not self.train_undisturbed():
             return 2
         folder, unreadable, lost = self.root / "killed", 0, []
         for number in range(count):
@@ -130,7 +131,10 @@ class Chaos:
             reported, kept = last_step(folder), checkpointed_step(folder)
             lost.append(reported - kept)
             half = " (one was half written)" if list(folder.glob("checkpoints/.*.partial")) else ""
-            print(f"kill {number + 1} {moment}{half}: reported step {reported}, checkpoint of {kept} {bad or ''}")
+            print(
+                f"kill {number + 1} {moment}{half}: reported step {reported}, checkpoint of {kept} {bad or ''}",
+                flush=True,
+            )
         if (status := self.start(folder).wait()) != 0:
             print(f"the last resume ended with status {status}")
             return 2
@@ -139,10 +143,18 @@ class Chaos:
         wrong = report({f"undisturbed and killed {len(lost)} times": list(compare_runs(self.undisturbed, folder))})
         return int(bool(wrong or unreadable or max(lost) > EVERY_STEPS or len(lost) < count))
 
+    def train_undisturbed(self) -> bool:
+        """Train the run that all others must equal; tell whether that went well."""
+        training, started = self.start(self.undisturbed), time.monotonic()
+        status, self.seconds = training.wait(), time.monotonic() - started
+        if status:
+            print(f"the undisturbed run ended with status {status}: {training.said()}")
+        return not status
+
     def kill_at(self, training: Training, folder: Path, moment: str) -> None:
         """Wait for the moment and send SIGKILL."""
         if moment == "at any moment":
-            wake = time.monotonic() + self.rng.uniform(0.0, 6.0)
+            wake = time.monotonic() + self.rng.uniform(0.0, self.seconds / 3)
             while training.running() and time.monotonic() < wake:
                 time.sleep(POLL_SECONDS)
         else:
@@ -159,7 +171,7 @@ class Chaos:
 
     def faults(self) -> int:
         """Break things around a run, one after the other; return the exit status."""
-        if self.start(self.undisturbed).wait():
+        if not self.train_undisturbed():
             return 2
         ways = (full_disk, read_only_folder, truncated_last, truncated_both, truncated_texts, vanished_data)
         verdicts = []

@@ -10,6 +10,7 @@ from typing import Any
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from titans_trm.cli_entry import launch, run_job
@@ -142,6 +143,27 @@ def test_a_sweep_runs_each_job_in_its_own_folder(launched: Launch) -> None:
     assert len({config.run_dir for config in configs}) == 4
     assert all(config.run_dir.startswith("runs/multirun/quickstart/") for config in configs)
     assert configs[3].overrides == ["seed=2", "optimizer=muon", "experiment=quickstart"]
+
+
+def test_processes_started_by_a_job_of_a_sweep_repeat_that_job_alone(
+    launched: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    repeated = []
+
+    def start(config: Any) -> dict[str, Any]:
+        assert "LOCAL_RANK" not in os.environ  # of the job before
+        os.environ["LOCAL_RANK"] = "0"  # as Lightning leaves it
+        repeated.append((sys.argv[1:], HydraConfig.get().run.dir))
+        return _succeed(config)
+
+    status, configs = launched(start, "-m", *IN_PROCESS, "seed=1,2", "experiment=quickstart")
+    assert status == 0 and "LOCAL_RANK" not in os.environ
+    assert [words for words, _ in repeated] == [
+        [f"seed={n}", "experiment=quickstart", "hydra.mode=RUN"] for n in (1, 2)
+    ]
+    assert [Path(folder).resolve() for _, folder in repeated] == [Path(one.run_dir).resolve() for one in configs]
+    assert sys.argv[1:] == ["-m", *IN_PROCESS, "seed=1,2", "experiment=quickstart"]
 
 
 def test_an_extra_config_folder_adds_options(launched: Launch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Processes that train together, as `torchrun` starts them, but forked: what is imported need not be imported again."""
+"""Processes that train together, as `torchrun` or `srun` start them, but forked: nothing need be imported again."""
 
 import os
 import pickle
@@ -10,14 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_SECONDS = 240.0
+import lightning.pytorch  # noqa: F401  once, before the forks
+
+TIMEOUT_SECONDS = 900.0
 
 
-def on_ranks(world_size: int, task: Callable[[int], Any], folder: Path) -> list[Any]:
+def on_ranks(world_size: int, task: Callable[[int], Any], folder: Path, launcher: str = "torchrun") -> list[Any]:
     """Return what `task(rank)` returns in each of `world_size` processes; their traceback is this test's."""
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    children = [_start(rank, world_size, port, task, folder) for rank in range(world_size)]
+    environments = [_ENVIRONMENTS[launcher](str(rank), str(world_size)) for rank in range(world_size)]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = [_start(rank, one | meeting, task, folder) for rank, one in enumerate(environments)]
     deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
         while children and time.monotonic() < deadline:
@@ -36,20 +40,24 @@ def on_ranks(world_size: int, task: Callable[[int], Any], folder: Path) -> list[
     return results
 
 
-def _start(rank: int, world_size: int, port: int, task: Callable[[int], Any], folder: Path) -> int:
+def _torchrun(rank: str, world_size: str) -> dict[str, str]:
+    local = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size, "GROUP_RANK": "0"}
+    return {"RANK": rank, "WORLD_SIZE": world_size, "TORCHELASTIC_RUN_ID": "test"} | local
+
+
+def _srun(rank: str, world_size: str) -> dict[str, str]:
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": world_size, "SLURM_NNODES": "1"}
+    return job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": "0"}
+
+
+_ENVIRONMENTS = {"torchrun": _torchrun, "srun": _srun}
+
+
+def _start(rank: int, environment: dict[str, str], task: Callable[[int], Any], folder: Path) -> int:
     child = os.fork()
     if child:
         return child
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        GROUP_RANK="0",
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_RUN_ID="test",
-    )
+    os.environ.update(environment)
     try:
         outcome = ("result", task(rank))
     except BaseException:

@@ -43,7 +43,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_on_two(folder: Path, *overrides: str, prepare: Callable[[Any], Any] = lambda config: config) -> list[Any]:
     def task(rank: int) -> Any:
-        return train(prepare(tiny_config(folder, *TWO, *overrides)))
+        own = folder if rank == 0 else folder.with_name(f"{folder.name}-a-second-later")  # as its own clock says
+        return train(prepare(tiny_config(own, *TWO, *overrides)))
 
     return on_ranks(2, task, folder.parent / f"{folder.name}-results")
 
@@ -55,6 +56,8 @@ def pair(root: Path) -> tuple[Path, Path]:
     train(tiny_config(one, *ALONE))
     results = train_on_two(two)
     assert [result["exit_status"] for result in results] == [0, 0]
+    assert [result["run_dir"] for result in results] == [str(two)] * 2
+    assert not two.with_name("two-a-second-later").exists()
     return one, two
 
 

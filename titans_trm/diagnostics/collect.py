@@ -152,8 +152,9 @@ class Collector:
         first = (seen.steps == 1).float()
         now = seen.example_cross_entropy
         gain = unsolved = torch.zeros_like(first)
-        was, was_right = self._previous.get(group, (first[:0], first[:0]))
-        if was.shape == now.shape:  # else the slots have been spread over other batches since
+        previous = self._previous.get(group)
+        if previous is not None and len(previous[0]) == len(now):  # else the slots are spread over other batches since
+            was, was_right = previous
             unsolved = (1.0 - first) * (~was_right).float()
             gain = ((was - now) / was.clamp_min(_TINY)).clamp(-1.0, 1.0) * unsolved
         counted = torch.stack([now * first, first, gain, unsolved, seen.steps.float() * done, right * done, done]).sum(

@@ -96,11 +96,11 @@ def build_datamodule(config: RunConfig, data: TaskData) -> SlotDataModule:
 
 
 def build_trainer(
-    config: RunConfig, folder: Path, examples: ExampleSet, headline: Headline = "exact_accuracy"
+    config: RunConfig, folder: Path, train_examples: int, headline: Headline = "exact_accuracy"
 ) -> lightning.Trainer:
     """Build Lightning's trainer with this run's callbacks and loggers, writing into `folder`.
 
-    `examples` are what it trains on; `headline` is the task's metric by which weights are chosen and results told.
+    `headline` is the task's metric by which weights are chosen and results told.
     """
     trainer = config.trainer
     return lightning.Trainer(
@@ -119,7 +119,7 @@ def build_trainer(
         gradient_clip_val=trainer.gradient_clip_val,
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_steps,
-        callbacks=_callbacks(config, folder, examples, headline),
+        callbacks=_callbacks(config, folder, train_examples, headline),
         logger=[_instantiate(f"logger.{name}", node, Logger) for name, node in config.logger.items() if node],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
@@ -134,8 +134,8 @@ def continue_command(config: RunConfig) -> str:
     return shlex.join(["python", "train.py", *typed, f"resume={config.run_dir}"])
 
 
-def _callbacks(config: RunConfig, folder: Path, examples: ExampleSet, headline: Headline) -> list[Callback]:
-    trainer, train_examples = config.trainer, len(examples)
+def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: Headline) -> list[Callback]:
+    trainer = config.trainer
     checkpoints = RunCheckpoints(
         folder / "checkpoints",
         every_steps=trainer.checkpoint_every_steps,
@@ -144,7 +144,7 @@ def _callbacks(config: RunConfig, folder: Path, examples: ExampleSet, headline: 
     )
     progress = TrainingProgress(max_minutes=trainer.max_time, headline=headline)
     # Order matters: the average is updated first, the report is made from it, checkpoints see everything.
-    found: list[Callback] = [SameRun(folder, config.to_dict(), examples.sha256)]
+    found: list[Callback] = [SameRun(folder, config.to_dict())]
     if trainer.ema_decay is not None:
         found.append(EMA(trainer.ema_decay))
     found += [

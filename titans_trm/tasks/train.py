@@ -18,11 +18,11 @@ from titans_trm.errors import InputError
 from titans_trm.evaluation.solving import Solved, solve_examples
 from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
-from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
+from titans_trm.profiling.memory import largest_batch, predict_training_peak
 from titans_trm.profiling.training_step import autocast
 from titans_trm.sweeps.objective import check_objective, objective
 from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer, continue_command
-from titans_trm.tasks.hardware import on_this_machine, peak_memory_bytes, prepare
+from titans_trm.tasks.hardware import card_bytes, on_this_machine, peak_memory_bytes, prepare, training_setup
 from titans_trm.tasks.out_of_memory import in_smaller_batches
 from titans_trm.training.callbacks.stopping import StopTraining
 from titans_trm.training.checkpoint_io import load_model_weights, newest_readable
@@ -98,22 +98,30 @@ def _carry_out(run: "_Run", start: Start) -> dict[str, Any]:
 class _Run:
     """What a training consists of; built anew where it goes on in smaller batches."""
 
+    module: TRMModule
+    datamodule: SlotDataModule
+    trainer: lightning.Trainer
+
     def __init__(self, config: RunConfig, folder: RunFolder, data: TaskData, model: TitansTRM) -> None:
         self.config, self.folder, self.data = config, folder, data
+        self._build(model)
+
+    def _build(self, model: TitansTRM) -> None:
+        config, data = self.config, self.data
         self.module = build_module(config, model, data.spec, data.train)
         self.datamodule = build_datamodule(config, data)
-        self.trainer = build_trainer(config, folder.path, data.train, data.spec.headline)
+        self.trainer = build_trainer(config, self.folder.path, data.train, data.spec.headline)
         if is_first_process():
-            start_tracking(self.trainer.loggers, folder)
+            start_tracking(self.trainer.loggers, self.folder)
 
     def go_on_in_smaller_batches(self) -> Path | None:
         """Build everything anew and free what there was; return the checkpoint to go on from, if there is one."""
-        config = in_smaller_batches(self.config, self.trainer.world_size)
-        trainer = config.trainer
+        self.config = in_smaller_batches(self.config, self.trainer.world_size)
+        trainer = self.config.trainer
         changed = [f"trainer.batch_size={trainer.batch_size}", f"trainer.accumulate={trainer.accumulate}"]
         self.folder.write_resume(changed)
-        prepare(config)  # the seed of initialisation
-        self.__init__(config, self.folder, self.data, build_model(config.model, self.data.spec))  # type: ignore[misc]
+        prepare(self.config)  # the seed of initialisation
+        self._build(build_model(self.config.model, self.data.spec))
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -174,16 +182,6 @@ def _introduce(config: RunConfig, folder: RunFolder, data: TaskData, model: Tita
     if not is_first_process():
         return
     trainer, hardware = config.trainer, config.hardware
-    setup = TrainingSetup(
-        batch_size=trainer.batch_size,
-        precision=trainer.precision,  # type: ignore[arg-type]
-        optimizer=config.optimizer,
-        loss=config.loss,
-        ema=trainer.ema_decay is not None,
-        accumulate=trainer.accumulate,
-        on_cuda=hardware.name in ("gpu", "gpu_6gb"),
-    )
-    predicted = predict_training_peak(model.config, setup)
     test = data.manifest["splits"]["test"]["count"]
     limit = f", at most {trainer.max_time:g} minutes" if trainer.max_time is not None else ""
     lines = {
@@ -193,7 +191,7 @@ def _introduce(config: RunConfig, folder: RunFolder, data: TaskData, model: Tita
         "data": f"{data.spec.name} ({data.manifest['source']}): {len(data.train):,} train, "
         f"{len(data.val):,} validation, {test:,} test (untouched)",
         "device": f"{hardware.name}, {trainer.precision}, {torch.get_num_threads()} CPU threads",
-        "memory": f"{format_bytes(predicted.total_bytes)} predicted for training",
+        "memory": _memory_line(config, model),
         "training": f"{trainer.max_steps:,} steps of {_slots(config)}{limit}; "
         f"{trainer.val_examples} examples validated every {trainer.val_every_steps:,} steps",
         "folder": str(folder.path),
@@ -201,6 +199,23 @@ def _introduce(config: RunConfig, folder: RunFolder, data: TaskData, model: Tita
     if checkpoint is not None:
         lines["resuming"] = str(checkpoint)
     print_header(config.experiment, lines)
+
+
+def _memory_line(config: RunConfig, model: TitansTRM) -> str:
+    """Say what training will take and, where the card is too small for it, the largest batch that fits."""
+    setup, card = training_setup(config), card_bytes(config)
+    predicted = predict_training_peak(model.config, setup)
+    line = f"{format_bytes(predicted.total_bytes)} predicted for training"
+    if card is None:
+        return line
+    line += f", the card has {format_bytes(card)}"
+    if predicted.total_bytes <= card:
+        return line
+    fitting = largest_batch(model.config, card, setup, known=predicted)
+    if not fitting:
+        return f"{line}: not even a batch of 1 fits; set model.recursion.checkpointing=true or take a smaller model"
+    accumulate = -(-setup.batch_size * setup.accumulate // fitting)
+    return f"{line}: too little; trainer.batch_size={fitting} trainer.accumulate={accumulate} fits"
 
 
 def _slots(config: RunConfig) -> str:

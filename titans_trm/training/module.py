@@ -181,7 +181,8 @@ class TRMModule(lightning.LightningModule):
 
     def _tell_of_spreading(self, saved: dict[str, Any]) -> None:
         groups = saved["slots"]["groups"]
-        before, now = (saved["world_size"], len(groups)), (self.ranks.world_size, self.trainer.accumulate_grad_batches)
+        before = (saved.get("world_size", 1), len(groups))
+        now = (self.ranks.world_size, self.trainer.accumulate_grad_batches)
         if before != now and self.ranks.rank == 0:
             slots = sum(len(group["halted"]) for group in groups)
             logger.info(

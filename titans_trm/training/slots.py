@@ -155,7 +155,8 @@ class SlotGroups:
         halted = torch.stack([rows.halted for rows in groups])
         self._empty = halted.view(len(groups), self.ranks.world_size, self.batch_size).sum(-1)
         self.generator.set_state(state["generator"].cpu())
-        self.examples_finished = state["examples_finished"]
+        counts = (group.get("examples_finished", 0) for group in state["groups"])  # where older versions have it
+        self.examples_finished = state.get("examples_finished", sum(counts))
 
     @property
     def _all_slots(self) -> Tensor:

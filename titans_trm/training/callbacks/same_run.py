@@ -28,13 +28,11 @@ class SameRun(Callback):
     Args:
         folder: the run folder.
         config: this process's configuration.
-        data_sha256: of the training examples in order.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], data_sha256: str) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
         self.config = config
-        self.data_sha256 = data_sha256
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Compare; alone there is nothing to compare.
@@ -45,7 +43,8 @@ class SameRun(Callback):
         if trainer.world_size == 1:
             return
         mine = {name: value for name, value in self.config.items() if name not in _OWN}
-        about = {"host": platform.node(), "process": os.getpid(), "training_data": self.data_sha256, "config": mine}
+        examples: str = trainer.datamodule.data.train.sha256  # type: ignore[attr-defined]
+        about = {"host": platform.node(), "process": os.getpid(), "training_data": examples, "config": mine}
         ranks = Ranks(trainer.global_rank, trainer.world_size).objects(about)
         for rank, other in enumerate(ranks):
             found = [f"{key}: {a} and {b}" for key, a, b in differences(ranks[0]["config"], other["config"])]
