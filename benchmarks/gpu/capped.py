@@ -40,8 +40,8 @@ def main() -> int:
     peak = summary["peak_memory_bytes"] + CUDA_OVERHEAD_BYTES
     rate = summary["train"].get("examples_per_second")
     sys.stdout.write(
-        f"{torch.cuda.get_device_name(0)}: {summary['status']}, peak {peak / 2**30:.2f} GiB with the context, predicted "
-        f"{predicted / 2**30:.2f} GiB, cap {cap / 2**30:.2f} GiB, examples per second {rate}\n"
+        f"{torch.cuda.get_device_name(0)}: {summary['status']}, peak {peak / 2**30:.2f} GiB with its context, "
+        f"predicted {predicted / 2**30:.2f} GiB, cap {cap / 2**30:.2f} GiB, examples per second {rate}\n"
     )
     return 0 if summary["status"] == "completed" and peak <= cap else 1
 
