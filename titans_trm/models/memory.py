@@ -1,6 +1,7 @@
 """Long-term memory learned at test time: the module. State: `memory_state`; arithmetic: `memory_chunk`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from titans_trm.models import memory_chunk as dual
 from titans_trm.models.config import MemoryConfig
 from titans_trm.models.memory_chunk import Rows
 from titans_trm.models.memory_kernel import ChunkStep, Options, pack, unpack
+from titans_trm.models.memory_projection import ProjectedHeads
 from titans_trm.models.memory_set_kernel import SetStep
 from titans_trm.models.memory_state import MemoryState
 
@@ -172,19 +174,12 @@ class NeuralMemory(nn.Module):
         self, x: Tensor, conv_tail: Tensor | None, num_queries_from: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return queries, keys, values `(H, B, T, d)` in the dtype of products, and the new tail of the convolution."""
-        qkv, tail = self.qkv(x), None
+        qkv, tail, taps = self.qkv(x), None, None
         if self.conv is not None and conv_tail is not None:
-            length = x.shape[1]
-            padded = torch.cat((conv_tail.to(qkv.dtype).expand(x.shape[0], -1, -1), qkv), dim=1)
-            tail = padded[:, length:]
-            # Shifted products: faster than a grouped convolution here, and no transpose to channels first.
-            taps = self.conv.to(qkv.dtype).squeeze(1).unbind(-1)
-            qkv = padded[:, :length] * taps[0]
-            for i, tap in enumerate(taps[1:], start=1):
-                qkv = torch.addcmul(qkv, padded[:, i : i + length], tap)
-        heads = F.silu(qkv).unflatten(-1, (3, self.config.num_heads, -1)).permute(2, 3, 0, 1, 4)
-        queries = _unit(heads[0, :, :, num_queries_from:].contiguous())
-        return queries, _unit(heads[1].contiguous()), heads[2].contiguous(), tail
+            qkv = torch.cat((conv_tail.to(qkv.dtype).expand(x.shape[0], -1, -1), qkv), dim=1)
+            tail, taps = qkv[:, x.shape[1] :], self.conv.to(qkv.dtype).squeeze(1)
+        queries, keys, values = ProjectedHeads.apply(qkv, taps, self.config.num_heads)
+        return queries[:, :, num_queries_from:], keys, values, tail
 
     def _gate_logit_rows(self, x: Tensor) -> Tensor:
         """Return gate logits `(gates, L, H, B, N)` in at least float32."""
@@ -207,7 +202,8 @@ class NeuralMemory(nn.Module):
         # One alpha and one eta for a set: from the mean of its tokens' logits, so that no order enters.
         shared = logits[1:] if self.causal else logits[1:].mean(-1, keepdim=True)
         log_gates = F.logsigmoid(shared)
-        log_keep = log_gates[0] if self.config.forgetting else torch.zeros_like(theta[..., :1]).expand_as(theta)
+        every = theta if self.causal else theta[..., :1]
+        log_keep = log_gates[0] if self.config.forgetting else torch.zeros_like(every)
         log_momentum = log_gates[-1] if self.has_momentum else None
         if seen is not None:
             with torch.no_grad():
@@ -304,7 +300,7 @@ class NeuralMemory(nn.Module):
         return range(start, max(start, stop))
 
     def _recomputed(
-        self, state: MemoryState, chunks: list[tuple[Tensor, ...]], goes_on: bool
+        self, state: MemoryState, chunks: Sequence[tuple[Tensor, ...]], goes_on: bool
     ) -> tuple[list[Tensor], MemoryState]:
         """Write and read whole chunks, each one operation of autograd; in segments if their states are recomputed."""
         options = self._options(self.config.chunk_size)
@@ -366,10 +362,6 @@ class NeuralMemory(nn.Module):
         return replace(state, pending=rows, phases=phases).reset(mask, folded)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.to(_wide(x.dtype)), dim=-1).to(x.dtype)
-
-
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
@@ -386,15 +378,13 @@ def _segment(
     gain: Tensor,
     options: Options,
     goes_on: bool,
-    chunks: list[tuple[Tensor, ...]],
+    chunks: Sequence[tuple[Tensor, ...]],
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """Write and read chunks of `(keys, values, logits, queries)`; the last is written only if the memory `goes_on`."""
     outs = []
     for index, (keys, values, logits, queries) in enumerate(chunks):
         write = goes_on or index + 1 < len(chunks)
-        out, after, after_second = ChunkStep.apply(
-            first, second, keys, values, queries, logits, gain, options, write
-        )
+        out, after, after_second = ChunkStep.apply(first, second, keys, values, queries, logits, gain, options, write)
         outs.append(out)
         if write:
             first, second = after, after_second

@@ -83,7 +83,7 @@ class Mix:
     last: Tensor | None
 
     def apply(self, state: Tensor, slots: int) -> Tensor:
-        """Return the first `slots` of new weights and momentum, (H, B, slots, d, w), of `state` (H, B or 1, M, d, w)."""
+        """Return the first `slots` of new weights and momentum (H, B, slots, d, w), of `state` (H, B or 1, M, d, w)."""
         factors = [self.keep] if self.last is None else [self.keep, self.last]
         if state.shape[2] == 1 and slots == 2:
             factors = [self.keep, torch.zeros_like(self.keep)]
@@ -122,5 +122,8 @@ class Mix:
     def _matrix(self, slots: int, count: int) -> Tensor:
         """Return the factors as matrices (H, B, slots, count)."""
         zero = torch.zeros_like(self.keep)
-        rows = [[self.keep, zero if self.carry is None else self.carry], [zero, zero if self.last is None else self.last]]
+        rows = [
+            [self.keep, zero if self.carry is None else self.carry],
+            [zero, zero if self.last is None else self.last],
+        ]
         return torch.stack([torch.stack(row[:count], dim=-1) for row in rows[:slots]], dim=-2)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titans_trm.models.memory_decays import ChunkDecays
-from titans_trm.models.memory_products import add_outer, add_product, dots, outer, product, scale, stack, weigh
+from titans_trm.models.memory_products import add_outer, add_product, dots, product, scale, stack, weigh
 from titans_trm.models.memory_state import MemoryState
 from titans_trm.models.memory_surprise import steps, surprise, surprise_backward
 
@@ -150,7 +150,7 @@ class _Chunk:
         gain: Tensor,
         options: Options,
     ) -> None:
-        self.states = (first,) if second is None else (first, second)
+        self.states: tuple[Tensor, ...] = (first,) if second is None else (first, second)
         self.queries, self.before_write = queries, options.before_write
         self.found = surprise(first, second, gain, keys, values)
         self.moves = steps(logits[0], self.found, options.max_step, options.cap)

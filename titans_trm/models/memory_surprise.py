@@ -43,7 +43,9 @@ def surprise(first: Tensor, second: Tensor | None, gain: Tensor, keys: Tensor, v
     mean = out.mean(-1, keepdim=True)
     centred = out - mean
     # Not native_layer_norm, which is slow on the narrow rows of small heads.
-    rstd = torch.rsqrt(torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square() / out.shape[-1] + LAYER_NORM_EPS)
+    rstd = torch.rsqrt(
+        torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square() / out.shape[-1] + LAYER_NORM_EPS
+    )
     normal = centred.mul_(rstd)
     miss = torch.addcmul(keys.to(wide) - values.to(wide), normal, gain)
     wide_error = _norm_back(miss * gain, out, mean, rstd)
