@@ -14,9 +14,10 @@ from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.load import TaskData
 from titans_trm.losses import act
+from titans_trm.losses.diversity import variance_hinge
 from titans_trm.training.module import TRMModule
 
-START = 100  # optimiser steps before faults that strike a run under way
+START = 70  # optimiser steps before faults that strike a run under way
 
 Undo = ExitStack
 
@@ -76,6 +77,15 @@ def _constant_target(module: TRMModule, undo: Undo) -> None:
         return true(logits, torch.full_like(logits, 0.5), scored)
 
     undo.enter_context(mock.patch.object(act, "halting_loss", constant))
+
+
+def _punish_variance(module: TRMModule, undo: Undo) -> None:
+    """Turn the sign of the variance hinge: it punishes the spread that it should ask for."""
+
+    def turned(logits: Tensor, mask: Tensor | None = None, **_: float) -> Tensor:
+        return 1.0 - variance_hinge(logits, mask, target=1.0)  # a variance of probabilities is at most a quarter
+
+    undo.enter_context(mock.patch.object(act, "variance_hinge", turned))
 
 
 # Gradients, rate, numbers
@@ -214,8 +224,8 @@ FAULTS: tuple[Fault, ...] = (
            strike=_pin_logits(-12.0, 1e-3), overrides=_NO_CURE),
     _fault("act_constant_target", "halting head: taught a constant", "act_target act_collapse",
            strike=_constant_target, overrides=_NO_CURE),
-    _fault("act_variance_hinge", "halting head: variance hinge instead of correctness", "act_target act_collapse",
-           strike=_constant_target, overrides=("loss.diversity=variance_hinge",)),
+    _fault("act_variance_hinge", "halting head: variance hinge with its sign turned", "act_collapse",
+           strike=_punish_variance, overrides=("loss.diversity=variance_hinge", "loss.variance_hinge_weight=100")),
     _fault("act_never_halt", "never halts", "act_never_halt", start=START, strike=_pin_logits(-9.0, 1.0)),
     _fault("act_always_halt", "always halts", "act_always_halt", start=START, strike=_pin_logits(9.0, 1.0)),
     _fault("grad_vanish", "gradients of two parts times 1e-9", "grad_vanish", debugger="VanishingGradient",

@@ -19,6 +19,7 @@ from titans_trm.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["train.py", "evaluate.py", "profile.py"]
+IN_PROCESS = ["hydra/sweeper=basic", "hydra/launcher=basic"]  # Hydra's own: every job in this process
 SECONDS = 3.0  # of processor time, so that a busy machine does not fail the test; about one is usual
 
 Launch = Callable[..., tuple[int, list[Any]]]
@@ -53,6 +54,10 @@ def test_help_and_configuration_are_shown_at_once(script: str, arguments: list[s
         (["train.py", "data=sudok"], "Did you mean data=sudoku_"),
         (["train.py", "trainer.batch_size=0"], "trainer.batch_size=0 is too small; choose 1 or more."),
         (["train.py", "-m", "seed=1,2", "trainer.batch_size=8,0"], "trainer.batch_size=0 is too small"),
+        (["train.py", "-m", "sweep=optuna", "optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0"),
+        (["train.py", "sweep=optuna", "optimizer.lr=1e-3"], "sweep=optuna is for many runs; add -m."),
+        (["train.py", "-m", "seed=1,2", "sweep.trials=8"], "These are the keys of sweep.kind=grid."),
+        (["train.py", "-m", "seed=1,2", "sweep.metric=test/exact_accuracy"], "is not a metric of the validation split"),
         (["train.py", "--cfg", "job", "loss.diversty=off"], "Did you mean loss.diversity?"),
         (["evaluate.py", "splitt=test"], "Did you mean split?"),
         (["profile.py", "profile.repeets=3"], "Did you mean profile.repeats?"),
@@ -130,7 +135,7 @@ def test_evaluation_makes_no_folder(launched: Launch, tmp_path: Path) -> None:
 
 
 def test_a_sweep_runs_each_job_in_its_own_folder(launched: Launch) -> None:
-    status, configs = launched(_succeed, "-m", "seed=1,2", "optimizer=adamw,muon", "experiment=quickstart")
+    status, configs = launched(_succeed, "-m", *IN_PROCESS, "seed=1,2", "optimizer=adamw,muon", "experiment=quickstart")
     assert status == 0
     assert [(config.seed, config.optimizer.name) for config in configs] == [
         (1, "adamw"), (1, "muon"), (2, "adamw"), (2, "muon"),
@@ -226,14 +231,16 @@ def test_what_fails_in_a_sweep_lets_the_other_jobs_run_first(
     status: int,
     message: str,
 ) -> None:
-    found, configs = launched(task, "-m", "seed=1,2")
+    found, configs = launched(task, "-m", *IN_PROCESS, "seed=1,2")
     assert (found, len(configs)) == (status, 2)
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("result", "jobs"), [(3, 2), (130, 1)])
 def test_a_missed_budget_lets_a_sweep_go_on_and_an_interrupt_ends_it(launched: Launch, result: int, jobs: int) -> None:
-    found, configs = launched(lambda config: {"exit_status": result if config.seed == 1 else 0}, "-m", "seed=1,2")
+    found, configs = launched(
+        lambda config: {"exit_status": result if config.seed == 1 else 0}, "-m", *IN_PROCESS, "seed=1,2"
+    )
     assert (found, len(configs)) == (result, jobs)
 
 

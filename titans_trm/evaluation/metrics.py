@@ -79,8 +79,8 @@ class SolveMetrics(nn.Module):
         self.num_examples.reset()
 
 
-def adaptive_steps(halting_logits: Tensor) -> Tensor:
+def adaptive_steps(halting_logits: Tensor, halt_above: float = 0.0) -> Tensor:
     """Return the supervision steps (B,) an adaptive run takes, from the halting logits (B, S) of a full run."""
-    wants = halting_logits > 0
+    wants = halting_logits > halt_above
     first = wants.int().argmax(dim=1) + 1
     return torch.where(wants.any(dim=1), first, halting_logits.shape[1])

@@ -1,6 +1,6 @@
 """The explicit state of a long-term memory: what goes from call to call, and never lives in the module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,17 @@ class MemoryState:
     conv_tail: Tensor | None
     chunk_size: int
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what it holds."""
+        yield from self.weights
+        yield from self.momentum or ()
+        if self.pending is not None:
+            yield from (*self.pending.inputs, *self.pending.errors, self.pending.log_keep, self.pending.step)
+            if self.pending.log_momentum is not None:
+                yield self.pending.log_momentum
+        if self.conv_tail is not None:
+            yield self.conv_tail
+
     def detach(self) -> "MemoryState":
         """Return the same values cut from the graph."""
         return self._map(lambda tensor, _: tensor.detach())
@@ -44,9 +55,21 @@ class MemoryState:
 
     def select(self, index: Tensor) -> "MemoryState":
         """Return the sequences `index` (K,) int64 in that order: reorder, repeat or drop rows of a batch."""
-        picked = self._map(lambda tensor, dim: tensor if tensor.shape[dim] == 1 else tensor.index_select(dim, index))
+
+        def pick(tensor: Tensor, dim: int) -> Tensor:
+            return tensor.index_select(dim, index if tensor.shape[dim] > 1 else torch.zeros_like(index))
+
+        picked = self._map(pick)
         shared = len(self.phases) == 1
-        return replace(picked, phases=self.phases if shared else tuple(self.phases[i] for i in index.tolist()))
+        phases = self.phases if shared else tuple(self.phases[i] for i in index.tolist())
+        longest = max(phases, default=0)
+        return replace(
+            picked,
+            weights=self.weights if self.weights[0].dim() == 3 else picked.weights,  # shared by all: they stay so
+            momentum=self.momentum if self.momentum and self.momentum[0].dim() == 3 else picked.momentum,
+            pending=picked.pending.last(longest) if picked.pending is not None and longest else None,
+            phases=phases,
+        )
 
     def reset(self, mask: Tensor, fresh: "MemoryState") -> "MemoryState":
         """Return the state with the sequences in `mask` (B,) bool started anew from `fresh` (`init_state` or `prime`).

@@ -21,6 +21,8 @@ from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.specialist.expert import check_reachable
 from titans_trm.specialist.on_call import OnCall
+from titans_trm.sweeps.folder import SweepFolder
+from titans_trm.sweeps.study import TrialReporter
 from titans_trm.tasks.strategy import build_strategy
 from titans_trm.training.callbacks.checkpoints import RunCheckpoints
 from titans_trm.training.callbacks.curves import LearningCurves
@@ -29,6 +31,7 @@ from titans_trm.training.callbacks.ema import EMA
 from titans_trm.training.callbacks.metrics_csv import MetricsCSV
 from titans_trm.training.callbacks.pace import Pace
 from titans_trm.training.callbacks.progress import TrainingProgress
+from titans_trm.training.callbacks.pruning import TrialPruning
 from titans_trm.training.callbacks.report import TrainingReport
 from titans_trm.training.callbacks.same_run import SameRun
 from titans_trm.training.callbacks.specialist import SpecialistOnCall
@@ -37,6 +40,7 @@ from titans_trm.training.checkpoint_io import AtomicCheckpointIO
 from titans_trm.training.config import ModelSettings, RunConfig
 from titans_trm.training.datamodule import SlotDataModule
 from titans_trm.training.module import TRMModule
+from titans_trm.training.sweep_config import OptunaConfig
 
 
 def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
@@ -174,6 +178,9 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: H
                 check_on_train_epoch_end=False,
             )
         )
+    if isinstance(config.sweep, OptunaConfig) and config.sweep.job is not None and config.sweep.pruner != "off":
+        report = TrialReporter(SweepFolder(config.sweep.folder).journal, config.sweep, config.sweep.job)
+        found.append(TrialPruning(config.sweep.metric or f"val/{headline}", report))
     extra = [_instantiate(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items() if node]
     # Its curve needs a logger; without one (~logger) the rate is still in metrics.csv.
     found += [one for one in extra if any(config.logger.values()) or not isinstance(one, LearningRateMonitor)]

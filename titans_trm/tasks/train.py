@@ -18,10 +18,11 @@ from titans_trm.errors import InputError
 from titans_trm.evaluation.solving import Solved, solve_examples
 from titans_trm.evaluation.statistics import wilson_interval
 from titans_trm.models.titans_trm import TitansTRM
-from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
+from titans_trm.profiling.memory import largest_batch, predict_training_peak
 from titans_trm.profiling.training_step import autocast
+from titans_trm.sweeps.objective import check_objective, objective
 from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer, continue_command
-from titans_trm.tasks.hardware import on_this_machine, peak_memory_bytes, prepare
+from titans_trm.tasks.hardware import card_bytes, on_this_machine, peak_memory_bytes, prepare, training_setup
 from titans_trm.tasks.out_of_memory import in_smaller_batches
 from titans_trm.training.callbacks.stopping import StopTraining
 from titans_trm.training.checkpoint_io import load_model_weights, newest_readable
@@ -41,6 +42,7 @@ from titans_trm.training.processes import (
 )
 from titans_trm.training.resume import ResumePoint, check_unchanged, find_resume_point
 from titans_trm.training.run_folder import RunFolder
+from titans_trm.training.tracking import finish_tracking, start_tracking
 
 INTERRUPTED = 130  # exit status
 
@@ -48,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: RunConfig) -> dict[str, Any]:
-    """Run what `config` says and return the summary, with the exit status under `exit_status`.
+    """Run what `config` says and return the summary, with `objective` (of a sweep) and `exit_status`.
 
     Processes other than the first of a distributed run write nothing, and their status is 0 however training ended:
     whoever started them would take another status for a failure.
@@ -60,6 +62,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         point = find_resume_point(config) if is_first_process() else None
         data = load_data(config.data)
         model = build_model(config.model, data.spec)
+        check_objective(config.sweep.metric, data.spec)
     except InputError:
         _drop_if_empty(Path(config.run_dir))
         raise
@@ -84,8 +87,12 @@ def _carry_out(run: "_Run", start: Start) -> dict[str, Any]:
             _record_failure(run, error, time.monotonic() - started)
         raise
     run.folder.finish(summary)
+    finish_tracking(run.trainer.loggers, run.folder, summary["status"])
     _conclude(run.config, summary, stop, run.data.spec.headline)
-    return summary | {"exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0}
+    return summary | {
+        "objective": objective(check_objective(run.config.sweep.metric, run.data.spec), summary["val"]),
+        "exit_status": INTERRUPTED if stop is not None and stop.by_signal else 0,
+    }
 
 
 class _Run:
@@ -103,7 +110,9 @@ class _Run:
         config, data = self.config, self.data
         self.module = build_module(config, model, data.spec, data.train)
         self.datamodule = build_datamodule(config, data)
-        self.trainer = build_trainer(config, self.folder.path, len(data.train), data.spec.headline)
+        self.trainer = build_trainer(config, self.folder.path, data.train, data.spec.headline)
+        if is_first_process():
+            start_tracking(self.trainer.loggers, self.folder)
 
     def go_on_in_smaller_batches(self) -> Path | None:
         """Build everything anew and free what there was; return the checkpoint to go on from, if there is one."""
@@ -173,16 +182,6 @@ def _introduce(config: RunConfig, folder: RunFolder, data: TaskData, model: Tita
     if not is_first_process():
         return
     trainer, hardware = config.trainer, config.hardware
-    setup = TrainingSetup(
-        batch_size=trainer.batch_size,
-        precision=trainer.precision,  # type: ignore[arg-type]
-        optimizer=config.optimizer,
-        loss=config.loss,
-        ema=trainer.ema_decay is not None,
-        accumulate=trainer.accumulate,
-        on_cuda=hardware.name in ("gpu", "gpu_6gb"),
-    )
-    predicted = predict_training_peak(model.config, setup)
     test = data.manifest["splits"]["test"]["count"]
     limit = f", at most {trainer.max_time:g} minutes" if trainer.max_time is not None else ""
     lines = {
@@ -192,7 +191,7 @@ def _introduce(config: RunConfig, folder: RunFolder, data: TaskData, model: Tita
         "data": f"{data.spec.name} ({data.manifest['source']}): {len(data.train):,} train, "
         f"{len(data.val):,} validation, {test:,} test (untouched)",
         "device": f"{hardware.name}, {trainer.precision}, {torch.get_num_threads()} CPU threads",
-        "memory": f"{format_bytes(predicted.total_bytes)} predicted for training",
+        "memory": _memory_line(config, model),
         "training": f"{trainer.max_steps:,} steps of {_slots(config)}{limit}; "
         f"{trainer.val_examples} examples validated every {trainer.val_every_steps:,} steps",
         "folder": str(folder.path),
@@ -200,6 +199,23 @@ def _introduce(config: RunConfig, folder: RunFolder, data: TaskData, model: Tita
     if checkpoint is not None:
         lines["resuming"] = str(checkpoint)
     print_header(config.experiment, lines)
+
+
+def _memory_line(config: RunConfig, model: TitansTRM) -> str:
+    """Say what training will take and, where the card is too small for it, the largest batch that fits."""
+    setup, card = training_setup(config), card_bytes(config)
+    predicted = predict_training_peak(model.config, setup)
+    line = f"{format_bytes(predicted.total_bytes)} predicted for training"
+    if card is None:
+        return line
+    line += f", the card has {format_bytes(card)}"
+    if predicted.total_bytes <= card:
+        return line
+    fitting = largest_batch(model.config, card, setup, known=predicted)
+    if not fitting:
+        return f"{line}: not even a batch of 1 fits; set model.recursion.checkpointing=true or take a smaller model"
+    accumulate = -(-setup.batch_size * setup.accumulate // fitting)
+    return f"{line}: too little; trainer.batch_size={fitting} trainer.accumulate={accumulate} fits"
 
 
 def _slots(config: RunConfig) -> str:
@@ -233,8 +249,8 @@ def _summarise(run: _Run, stop: StopTraining | None, seconds: float) -> dict[str
     config, folder, module, trainer = run.config, run.folder, run.module, run.trainer
     train_metrics = _logged(trainer, "train")
     best = folder.best_checkpoint if folder.best_checkpoint.is_file() else folder.last_checkpoint
-    if stop is not None and stop.by_signal:
-        val = _logged(trainer, "val")  # whoever stops a run is not kept waiting
+    if stop is not None and (stop.by_signal or stop.pruned):
+        val = _logged(trainer, "val")  # whoever stops a run is not kept waiting, and a pruned trial is not worth more
     else:
         val = _validate_best(config, best, run.data, module, run.datamodule, seconds)
     assert module.slots is not None
@@ -252,6 +268,7 @@ def _summarise(run: _Run, stop: StopTraining | None, seconds: float) -> dict[str
         "peak_memory_bytes": peak_memory_bytes(),
         "seed": config.seed,
         "tags": config.tags,
+        **({} if stop is None else {"stopped_by": stop.by}),
     }
 
 
@@ -333,6 +350,7 @@ def _record_failure(run: _Run, error: Exception, seconds: float) -> None:
             "error": reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}",
         }
     )
+    finish_tracking(trainer.loggers, folder, "failed")
 
 
 def _told(val: dict[str, Any], headline: Headline) -> str:
@@ -352,7 +370,8 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
     lines = {"training": f"{summary['global_step']:,} steps in {format_duration(summary['wall_seconds'])}"}
     if stop is not None:
         lines["stopped"] = stop.reason
-        lines["continue"] = continue_command(config)
+        if not stop.pruned:
+            lines["continue"] = continue_command(config)
     if "ci_low" in val:
         lines["validation"] = (
             f"{_told(val, headline)} on {val['num_examples']:,} of {val['of']:,} examples with {val['weights']} weights"

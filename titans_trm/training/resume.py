@@ -25,7 +25,7 @@ _FIXED = (
 # These may change as long as their product, the number of slots, stays: they are spread anew.
 _SPREAD = ("trainer.batch_size", "trainer.accumulate", "hardware.devices", "hardware.num_nodes")
 # Where things lie and what was typed: no part of what is trained.
-_IGNORED = ("run_dir", "resume", "overrides", "data.cache_dir", "logger")
+_IGNORED = ("run_dir", "resume", "overrides", "data.cache_dir", "logger", "sweep")
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def find_resume_point(config: RunConfig) -> ResumePoint | None:
     if config.resume == "auto":
         own = RunFolder(config.run_dir)
         point = _point_if_any(own) if own.config.is_file() else None
-        if point is not None:
+        if point is not None or config.sweep.job is not None:  # another run here is another job of the sweep
             return point
         try:
             newest = RunFolder.latest(root, unfinished=True, with_checkpoint=True)

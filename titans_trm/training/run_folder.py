@@ -36,7 +36,8 @@ SUMMARY_KEYS = (
     "peak_memory_bytes",
     "seed",
 )
-OPTIONAL_SUMMARY_KEYS = ("tags", "error")  # the run's free words; one line on why it failed or stopped
+# The run's free words; one line on why it failed; whether signal, time or pruning stopped it.
+OPTIONAL_SUMMARY_KEYS = ("tags", "error", "stopped_by")
 
 _CONFIG = "config.yaml"  # what makes a folder a run folder
 

@@ -184,7 +184,7 @@ class InitialLoss(Rule):
     source = "TheDeepChecker, initial loss"
     severity = "info"
     needed, window, clear, warm_up = 1, 1, 3, False
-    watches = ("loss/cross_entropy",)
+    watches = ("loss/cross_entropy_max",)
     memory = {"seen": False}
     seen: bool
 

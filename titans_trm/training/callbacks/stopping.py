@@ -13,12 +13,18 @@ from titans_trm.training.ranks import Ranks
 
 
 class StopTraining(Exception):
-    """Training ended before its last step, with `last.ckpt` written; `by_signal` tells an interruption from a limit."""
+    """Training ended before its last step, with `last.ckpt` written: by a signal, by a search, or at a limit."""
 
-    def __init__(self, reason: str, *, by_signal: bool) -> None:
+    def __init__(self, reason: str, *, by_signal: bool, pruned: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.by_signal = by_signal
+        self.pruned = pruned
+
+    @property
+    def by(self) -> str:
+        """What stopped it, as in `summary.json`: signal, pruning or time."""
+        return "signal" if self.by_signal else "pruning" if self.pruned else "time"
 
 
 class StopCleanly(Callback):
