@@ -30,9 +30,14 @@ SMALL = (
 
 @pytest.mark.slow
 def test_every_job_of_a_sweep_trains_one_configuration_on_both_ranks(tmp_path: Path) -> None:
-    """Lightning starts the second process by repeating the command line, which asks for the whole sweep."""
+    """In one process, where Lightning starts the second rank by repeating a command line that asks for the sweep."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "hardware.devices=2", "hardware.strategy=ddp"]
-    command += ["optimizer.lr=1e-3,2e-3,3e-3", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"data.cache_dir={tmp_path}"]
+    command += [
+        "optimizer.lr=1e-3,2e-3,3e-3",
+        "hydra/launcher=basic",
+        f"sweep.folder={tmp_path / 'sweep'}",
+        f"data.cache_dir={tmp_path}",
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TITANS_TRM")}
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=2400

@@ -61,9 +61,7 @@ def sweep(typed: Sequence[str], config: DictConfig, context: HydraContext, launc
         return validate(composed, RunConfig, overrides=overrides)
 
     if not is_first_process() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "a sweep is one process, which starts its jobs; call train.py -m without torchrun or srun."
-        )
+        raise InputError("a sweep is one process, which starts its jobs; call train.py -m without torchrun or srun.")
     order = take_order(typed, compose)
     if order.config.jobs > 1 and config.hydra.launcher._target_ == _IN_THIS_PROCESS:
         raise InputError(f"sweep.jobs={order.config.jobs} needs processes; leave out hydra/launcher=basic.")
