@@ -227,6 +227,13 @@ def test_skipped_steps_of_a_gradient_scaler_are_normal_but_broken_weights_are_no
     assert run(names={"not_finite": ["head.weight"]}, facts=scaled).diagnosis()[0].rule == "nonfinite"
 
 
+def test_a_rate_is_too_high_at_a_smaller_ratio_where_nothing_is_learned() -> None:
+    guessing = {"update/median": 0.03, "loss/cross_entropy": 1.5}
+    assert run(named(guessing)).diagnosis()[0].rule == "update_ratio_high"
+    assert "update_ratio_high" not in {alert.rule for alert in run(named({"update/median": 0.03})).alerts}
+    assert "update_ratio_high" not in {alert.rule for alert in run(named(guessing | {"update/median": 0.01})).alerts}
+
+
 def test_a_low_rate_is_told_from_the_way_the_weights_will_go() -> None:
     slow = named({"update/median": 1e-4, "update/total": 0.01, "loss/cross_entropy": 1.6, "solve/exact": 0.0})
     assert "update_ratio_low" in run(slow).active
