@@ -62,7 +62,8 @@ def test_text_is_measured_in_bits_per_byte_by_position(text_run: Path) -> None:
     assert set(kept) == {"step", "bits_per_byte", "cross_entropy"}
     result = scored(text_run)
     metric = result["metrics"]["bits_per_byte"]
-    assert result["groups"] == 1 and metric["value"] is None  # one package: no interval, so no estimate is given
+    assert result["groups"] == 1 and 0.0 < metric["value"] < 9.0  # one package: a value, and no interval
+    assert metric["ci_low"] is None and metric["ci_high"] is None and metric["method"] == "none"
     assert len(result["positions"]["buckets"]) == 8
     assert (text_run / "curves.png").stat().st_size > 10_000
     header = (text_run / "metrics.csv").read_text().splitlines()[0].split(",")

@@ -29,6 +29,7 @@ def solve(
     puzzle_ids: Tensor | None = None,
     *,
     adaptive: bool = False,
+    halt_above: float = 0.0,
     patience: int | None = None,
     max_steps: int | None = None,
     keep_steps: bool = False,
@@ -41,8 +42,9 @@ def solve(
         model: the model; its training flag is left as it is (it has no dropout).
         inputs: tokens (B, N) int64.
         puzzle_ids: (B,) int64 where the model has puzzle embeddings.
-        adaptive: stop an example once its halting logit is above 0, and take it out of the batch. Otherwise every
-            example runs all steps.
+        adaptive: stop an example once its halting logit is above `halt_above`, and take it out of the batch. Otherwise
+            every example runs all steps.
+        halt_above: halting logit; at 0, where training halts, being right is as likely as not. Higher is surer.
         patience: stop an example once its answer has stayed the same for so many further steps, and take it out of the
             batch: convergence, which needs no halting head. With `adaptive` whichever comes first.
         max_steps: most supervision steps; `halting.max_supervision_steps` if not given, more is allowed.
@@ -72,7 +74,7 @@ def solve(
         record.add(step, rows, output.logits, halting)
         if on_step is not None:
             on_step()
-        running = ~(halting > 0) if adaptive else torch.ones_like(rows, dtype=torch.bool)
+        running = ~(halting > halt_above) if adaptive else torch.ones_like(rows, dtype=torch.bool)
         if patience is not None:
             answers = output.logits.argmax(dim=-1)
             unchanged[rows] = torch.where((answers == last[rows]).all(dim=1), unchanged[rows] + 1, 0)

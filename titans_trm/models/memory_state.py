@@ -1,6 +1,6 @@
 """The explicit state of a long-term memory: what goes from call to call, and never lives in the module."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,6 +100,26 @@ class MemoryState:
             pending = self.pending.last(max(phases))
         return MemoryState(weights, momentum, pending, phases, tail, self.chunk_size)
 
+    @staticmethod
+    def concat(states: "Sequence[MemoryState]") -> "MemoryState":
+        """Return one state of all sequences in order, of sets or whole chunks: states with pending tokens are refused.
+
+        Raises:
+            ValueError: there are none, tokens are pending, or they are of different memories.
+        """
+        if not states or any(state.pending is not None or state.chunk_size != states[0].chunk_size for state in states):
+            raise ValueError("states are joined between chunks of one memory only; give at least one, none pending.")
+        if len(states) == 1:
+            return states[0]
+        moving = [state.momentum for state in states if state.momentum is not None]
+        if moving and len(moving) < len(states):
+            raise ValueError("some states have a momentum and some have none; join states after the same step.")
+        weights = _joined([state.weights for state in states])
+        phases = tuple(phase for state in states for phase in _phase_of_each(state))
+        tails = [state.conv_tail for state in states if state.conv_tail is not None]
+        tail = torch.cat(tails) if tails else None
+        return MemoryState(weights, _joined(moving) if moving else None, None, phases, tail, states[0].chunk_size)
+
     def state_dict(self) -> dict[str, Any]:
         """Return copies as tensors, numbers, lists and dicts: safe to load with `weights_only=True`."""
         own = self._map(lambda tensor, _: tensor.detach().clone())
@@ -162,6 +182,15 @@ class MemoryState:
 
 def _rowwise(weight: Tensor) -> Tensor:
     return weight.unsqueeze(1) if weight.dim() == 3 else weight
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat([_rowwise(one) for one in same], dim=1) for same in zip(*parts, strict=True))
+
+
+def _phase_of_each(state: MemoryState) -> tuple[int, ...]:
+    size = _rowwise(state.weights[0]).shape[1]
+    return state.phases if len(state.phases) == size else state.phases * size
 
 
 def _zeros(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

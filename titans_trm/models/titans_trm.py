@@ -19,9 +19,11 @@ from titans_trm.models.attention import Reach
 from titans_trm.models.config import TitansTRMConfig
 from titans_trm.models.memory import NeuralMemory
 from titans_trm.models.stream_state import StreamState
+from titans_trm.models.titans_mag import MAGGate
 from titans_trm.models.trm_wrapper import Carry, TRMWrapper
 
 _PIECE = 256  # tokens of a stream that pass through the network together where no window or chunk is longer
+_MIX_SCALE = 0.1  # of the convex gate's weights at the start, beside those of a linear layer
 
 
 @dataclass
@@ -193,19 +195,26 @@ class TitansTRM(nn.Module):
         | linear layers, (out, in) | normal, std 1 / sqrt(in) |
         | token embedding, register, positions | normal, std 1 / sqrt(D), times sqrt(D) when used |
         | positions of a grid's cells | a vector of the row plus one of the column, together of that variance |
+        | head of a causal model | a copy of the token embedding, as with tied weights (arXiv 1608.05859) |
+        | weight of the convex gate | a tenth of that of a linear layer: both branches pass evenly at the start |
         | puzzle embedding | zero: an unknown puzzle starts neutral |
         | persistent tokens | normal, std 1 |
         | norm gains | one |
         | biases | zero |
         """
         self_drawn = {m for part in self.modules() if isinstance(part, NeuralMemory | ACTHead) for m in part.modules()}
+        mixes = {gate.mix for gate in self.modules() if isinstance(gate, MAGGate) and gate.mode == "convex"}
         for module in self.modules():
             if isinstance(module, nn.Linear) and module not in self_drawn:
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                scale = _MIX_SCALE if module in mixes else 1.0
+                nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         std = self.config.width**-0.5
         nn.init.normal_(self.embedding.weight, std=std)
+        if self.config.causal:
+            # What a token means when read it means when said: one map from memory to tokens serves all of them.
+            self.head.weight.copy_(self.embedding.weight)
         if self.config.num_puzzle_ids:
             nn.init.zeros_(self.puzzle_embedding.weight)
         else:

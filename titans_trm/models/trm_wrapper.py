@@ -9,6 +9,7 @@
 B batch, L positions (tokens and register), D width, n latent steps, T recursions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +56,14 @@ class Carry:
         """Keep the rows `index`: examples that are done leave the batch."""
         memory = [state.select(index) for state in self.memory] if self.memory is not None else None
         return Carry(self.y[index], self.z[index], self.steps[index], memory)
+
+    @staticmethod
+    def concat(carries: "Sequence[Carry]") -> "Carry":
+        """Return one carry of the rows of all `carries`, in order."""
+        states = [carry.memory for carry in carries if carry.memory is not None]
+        memory = [MemoryState.concat(same) for same in zip(*states, strict=True)] if states else None
+        y, z, steps = (torch.cat([getattr(carry, name) for carry in carries]) for name in ("y", "z", "steps"))
+        return Carry(y, z, steps, memory)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain tensors, safe in a checkpoint read with `weights_only=True`."""
