@@ -110,7 +110,7 @@ class _Run:
         config, data = self.config, self.data
         self.module = build_module(config, model, data.spec, data.train)
         self.datamodule = build_datamodule(config, data)
-        self.trainer = build_trainer(config, self.folder.path, data.train, data.spec.headline)
+        self.trainer = build_trainer(config, self.folder.path, len(data.train), data.spec.headline)
         if is_first_process():
             start_tracking(self.trainer.loggers, self.folder)
 
