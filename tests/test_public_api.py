@@ -20,6 +20,7 @@ PUBLIC = [
     "__version__",
     "compose",
     "from_pretrained",
+    "generate",
     "save_pretrained",
     "solve",
 ]

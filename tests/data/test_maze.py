@@ -283,8 +283,10 @@ def test_a_bad_row_is_named_with_line_and_reason(tmp_path, words, values):
     with pytest.raises(InputError) as caught:
         read_examples(path, MazeConfig(size=4, min_path=4, cache_dir=str(tmp_path / "cache")))
     message = str(caught.value)
-    assert message.startswith(f"{path}: 1 bad row of 2; mend or remove:\n  line 3: ")
+    assert message.startswith(f"{path}: line 3: ")
     assert words in message
+    assert message.endswith("; mend or remove the row (1 bad row of 2).")
+    assert "\n" not in message
 
 
 def test_a_repeated_maze_is_named(tmp_path):

@@ -83,9 +83,10 @@ AMBIGUOUS = "." * 70 + ANSWER[70:]
 def test_a_bad_row_is_named_with_file_line_and_reason(tmp_path, bad, reason):
     path = write_csv(tmp_path / "bad.csv", [GOOD, bad])
     message = refusal(path, tmp_path)
-    assert message.startswith(f"{path}: 1 bad row of 2")
-    assert "line 3: " in message
+    assert message.startswith(f"{path}: line 3: ")
+    assert "1 bad row of 2" in message
     assert reason in message
+    assert "\n" not in message
 
 
 def test_five_bad_rows_are_shown_and_the_others_counted(tmp_path):

@@ -175,3 +175,18 @@ def test_copied_tokens_can_be_predicted():
     data = torch.randint(vocab, (steps, 16, 25))
     losses = train_next_token(data[..., 1:], data[..., :-1], vocab, steps, replace(CONFIG, num_heads=2, chunk_size=8))
     assert sum(losses[-20:]) / 20 < 0.5 * math.log(vocab)
+
+
+def test_an_untrained_memory_answers_what_followed_a_token_last_time():
+    module = NeuralMemory(64, replace(CONFIG, num_heads=2), causal=True).double()
+    x = torch.randn(32, 16, 64, dtype=torch.float64)
+    place = torch.arange(32) % 9  # of the token that comes back at the end
+    x[:, -1] = x[torch.arange(32), place]
+    x.requires_grad_()
+    direction = torch.randn(64, dtype=torch.float64)
+    (module(x)[0][:, -1] @ direction).sum().backward()
+    assert x.grad is not None
+    influence = x.grad.norm(dim=-1)[:, :12]  # the last four tokens are inside the query's own convolution
+    follower = influence[torch.arange(32), place + 1]
+    assert (influence.argmax(dim=1) == place + 1).double().mean() > 0.7  # by chance 1 / 12
+    assert follower.mean() > 2 * influence.mean()

@@ -41,12 +41,13 @@ def refuse_rows(path: str, faults: dict[int, str], checked: int) -> None:
     """Raise `InputError` that shows the first of the bad rows {line: reason}, if there are any."""
     if not faults:
         return
-    shown = [f"  line {line}: {faults[line]}" for line in sorted(faults)[:_MAX_SHOWN]]
+    shown = [f"line {line}: {faults[line]}" for line in sorted(faults)[:_MAX_SHOWN]]
+    if len(faults) == 1:
+        raise InputError(f"{path}: {shown[0]}; mend or remove the row (1 bad row of {checked}).")
     more = len(faults) - len(shown)
     if more:
-        shown.append(f"  and {more} more")
-    noun = "row" if len(faults) == 1 else "rows"
-    raise InputError(f"{path}: {len(faults)} bad {noun} of {checked}; mend or remove:\n" + "\n".join(shown))
+        shown.append(f"and {more} more")
+    raise InputError("\n  ".join([f"{path}: {len(faults)} bad rows of {checked}; mend or remove:", *shown]))
 
 
 def _records(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
