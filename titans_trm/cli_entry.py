@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from titans_trm.config import SCHEMAS, compose, config_dir, validate
 from titans_trm.errors import InputError
 from titans_trm.overrides import check_overrides, expand_sweep, explained
-from titans_trm.sweeps.isolated import isolated_job
+from titans_trm.sweeps.isolation import isolated_job
 from titans_trm.sweeps.job import Kind, describe, note_failure
 from titans_trm.training.config import RunConfig
 

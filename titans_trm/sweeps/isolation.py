@@ -1,10 +1,14 @@
-"""One job of a sweep at a time, also for the processes that Lightning starts for it."""
+"""One job of a multirun at a time, where several run in this process (`hydra/launcher=basic`, Slurm, Ray)."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import flag_override
 
 
 @contextmanager
@@ -15,10 +19,6 @@ def isolated_job() -> Iterator[None]:
     under a sampler train other values than the first process. Afterwards the process group is closed and the
     environment, in which Lightning leaves ranks and a port, is as before, so that the next job starts its own.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import flag_override
-
     settings: Any = HydraConfig.get()
     arguments, environment = sys.argv[:], dict(os.environ)
     started_from_outside = "RANK" in environment or "SLURM_PROCID" in environment
