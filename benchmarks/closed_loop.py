@@ -4,8 +4,8 @@
 
 Per seed four runs of the same short recipe: `healthy` (nothing happens), `left alone` (the fault, specialist=off),
 `rules` (the fault, specialist=rules), `sabotaged` (the fault, and every remedy ruins what it is applied to). The fault:
-at one step the weights of the halting head are set to zero, and from the start the halting loss is scaled away and the
-diversity term is off, so that nothing brings the head back. The model is the small one of `diagnostics.py`. Written to
+at one step the weights of the halting head are set to zero, and from then on a variance hinge with its sign turned
+keeps the logits equal in place of the diversity term. The model is the small one of `diagnostics.py`. Written to
 runs/closed_loop/closed_loop.json after every run; a finished run is not repeated.
 """
 
@@ -29,6 +29,7 @@ for directory in (ROOT, ROOT / "benchmarks"):
         sys.path.insert(0, str(directory))
 
 from diagnostics import BASE, SUDOKU  # noqa: E402
+from diagnostics_faults import punish_variance  # noqa: E402
 
 from titans_trm.config import compose  # noqa: E402
 from titans_trm.diagnostics.events import read_events  # noqa: E402
@@ -38,24 +39,27 @@ from titans_trm.tasks.train import train  # noqa: E402
 from titans_trm.training.levers import Levers  # noqa: E402
 
 ARMS = ("healthy", "left alone", "rules", "sabotaged")
-FAULT = ("loss.halting_weight=1e-12", "loss.diversity=off")  # nothing is left that could bring the head back
 FLAT_AT = 60  # optimiser step at which the head is knocked flat: some puzzles are solved by then
 RECIPE = (
-    *BASE, *SUDOKU, "data.clues=[14,15]", "data.num_val=500", "trainer.val_examples=500", "trainer.max_steps=300",
-    "trainer.val_every_steps=150", "trainer.val_time_share=1.0", "logger.tensorboard=null",
-    "specialist.watch_steps=90", "specialist.cooldown_steps=20", "specialist.rule_cooldown_steps=40",
+    *BASE, *SUDOKU, "data.clues=[14,15]", "data.num_val=400", "trainer.val_examples=400", "trainer.max_steps=240",
+    "trainer.val_every_steps=120", "trainer.val_time_share=1.0", "logger.tensorboard=null",
+    "specialist.watch_steps=70", "specialist.cooldown_steps=20", "specialist.rule_cooldown_steps=40",
 )  # fmt: skip
 LAST_CHECKS = 8  # signals whose median describes the end of a run
 
 
 class FlatHead(Callback):
-    """Set the halting head's weights to zero once."""
+    """Set the halting head's weights to zero once, and let nothing bring them back."""
+
+    def __init__(self, undo: ExitStack) -> None:
+        self.undo = undo
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         """Knock the head flat."""
         if trainer.global_step == FLAT_AT:
             with torch.no_grad():
                 pl_module.model.act_head.weight.zero_()
+            punish_variance(pl_module, self.undo)
 
 
 @contextmanager
@@ -75,13 +79,12 @@ def run(arm: str, seed: int, folder: Path, extra: list[str]) -> None:
     """Train one arm into `folder`."""
     kind = "rules" if arm in ("rules", "sabotaged") else '"off"'
     words = [*RECIPE, f"seed={seed}", f"run_dir={folder}", f"specialist.kind={kind}", *extra]
-    words += [] if arm == "healthy" else FAULT
     with ExitStack() as undo:
         if arm == "sabotaged":
             undo.enter_context(sabotage())
         if arm != "healthy":
             callbacks = build._callbacks
-            struck = mock.patch.object(build, "_callbacks", lambda *arguments: [FlatHead(), *callbacks(*arguments)])
+            struck = mock.patch.object(build, "_callbacks", lambda *arguments: [FlatHead(undo), *callbacks(*arguments)])
             undo.enter_context(struck)
         train(compose("train", list({word.partition("=")[0]: word for word in words}.values())))
 

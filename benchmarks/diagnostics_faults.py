@@ -88,13 +88,13 @@ def _pin_logits(mean: float | None, scale: float) -> Callable[[TRMModule, Undo],
 def _constant_target(module: TRMModule, undo: Undo) -> None:
     true = act.halting_loss
 
-    def constant(logits: Tensor, right: Tensor, scored: Tensor | None = None) -> Tensor:
-        return true(logits, torch.full_like(logits, 0.5), scored)
+    def constant(logits: Tensor, right: Tensor, scored: Tensor | None = None, **options: Any) -> Tensor:
+        return true(logits, torch.full_like(logits, 0.5), scored, **options)
 
     undo.enter_context(mock.patch.object(act, "halting_loss", constant))
 
 
-def _punish_variance(module: TRMModule, undo: Undo) -> None:
+def punish_variance(module: TRMModule, undo: Undo) -> None:
     """Turn the sign of the variance hinge: it punishes the spread that it should ask for."""
 
     def turned(logits: Tensor, mask: Tensor | None = None, **_: float) -> Tensor:
@@ -171,8 +171,8 @@ def _wrap_stream(change: Callable[[Batch], Batch]) -> Callable[[TRMModule, Undo]
     def strike(module: TRMModule, undo: Undo) -> None:
         assert module.slots is not None
         stream = module.slots.stream
-        take = stream.take
-        undo.enter_context(mock.patch.object(stream, "take", lambda count: change(take(count))))
+        read = stream.read
+        undo.enter_context(mock.patch.object(stream, "read", lambda start, count: change(read(start, count))))
 
     return strike
 
@@ -190,15 +190,15 @@ def _starve(module: TRMModule, undo: Undo) -> None:
     """Let every batch take as long as everything else since the last."""
     assert module.slots is not None
     stream = module.slots.stream
-    take, last = stream.take, [time.perf_counter()]
+    read, last = stream.read, [time.perf_counter()]
 
-    def slow(count: int) -> Batch:
+    def slow(start: int, count: int) -> Batch:
         time.sleep(min(time.perf_counter() - last[0], 0.5))
-        batch = take(count)
+        batch = read(start, count)
         last[0] = time.perf_counter()
         return batch
 
-    undo.enter_context(mock.patch.object(stream, "take", slow))
+    undo.enter_context(mock.patch.object(stream, "read", slow))
 
 
 def _leaked(data: TaskData) -> TaskData:
@@ -239,7 +239,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault("act_constant_target", "halting head: taught a constant", "act_target act_collapse",
            strike=_without_cure(_constant_target)),
     _fault("act_variance_hinge", "halting head: variance hinge with its sign turned", "act_collapse",
-           strike=_punish_variance),
+           strike=punish_variance),
     _fault("act_never_halt", "never halts", "act_never_halt", start=START, strike=_pin_logits(-9.0, 1.0)),
     _fault("act_always_halt", "always halts", "act_always_halt", start=START, strike=_pin_logits(9.0, 1.0)),
     _fault("grad_vanish", "gradients of two parts times 1e-9", "grad_vanish", debugger="VanishingGradient",
