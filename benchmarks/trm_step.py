@@ -6,8 +6,8 @@
 
 A step is forward, loss, backward and AdamW on a batch of 81 tokens out of 11 (Sudoku), T=3 and n=6: 21 net calls, 7 of
 them with gradient. Cases alternate in one process on one thread; CPU-seconds, median of `--repeats`. FLOPs are those of
-`torch.utils.flop_counter`, memory is the peak of tensors alive during a step beyond weights and optimiser state. The
-bar is 0.80 of the paper's code in CPU-seconds per example.
+`torch.utils.flop_counter`, memory is the peak of what a first step allocates: activations, gradients, optimiser state.
+The bar is 0.80 of the paper's code in CPU-seconds per example.
 """
 
 import argparse

@@ -157,13 +157,13 @@ def test_processes_started_by_a_job_of_a_sweep_repeat_that_job_alone(
         repeated.append((sys.argv[1:], HydraConfig.get().run.dir))
         return _succeed(config)
 
-    status, configs = launched(start, "-m", "seed=1,2", "experiment=quickstart")
+    status, configs = launched(start, "-m", *IN_PROCESS, "seed=1,2", "experiment=quickstart")
     assert status == 0 and "LOCAL_RANK" not in os.environ
     assert [words for words, _ in repeated] == [
         [f"seed={n}", "experiment=quickstart", "hydra.mode=RUN"] for n in (1, 2)
     ]
     assert [Path(folder).resolve() for _, folder in repeated] == [Path(one.run_dir).resolve() for one in configs]
-    assert sys.argv[1:] == ["-m", "seed=1,2", "experiment=quickstart"]
+    assert sys.argv[1:] == ["-m", *IN_PROCESS, "seed=1,2", "experiment=quickstart"]
 
 
 def test_an_extra_config_folder_adds_options(launched: Launch, tmp_path: Path) -> None:

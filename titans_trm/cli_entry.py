@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from titans_trm.config import SCHEMAS, compose, config_dir, validate
 from titans_trm.errors import InputError
 from titans_trm.overrides import check_overrides, expand_sweep, explained
+from titans_trm.sweeps.isolation import isolated_job
 from titans_trm.sweeps.job import Kind, describe, note_failure
 from titans_trm.training.config import RunConfig
-from titans_trm.training.processes import isolated_job
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 

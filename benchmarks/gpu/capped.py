@@ -12,10 +12,7 @@ import sys
 
 import torch
 
-from titans_trm.config import compose
 from titans_trm.profiling.memory import CUDA_OVERHEAD_BYTES, predict_training_peak
-from titans_trm.tasks.build import build_model
-from titans_trm.tasks.hardware import on_this_machine, training_setup
 from titans_trm.training.config import parse_bytes
 
 
@@ -25,12 +22,15 @@ def main() -> int:
     if not torch.cuda.is_available():
         sys.stderr.write("capped.py needs a CUDA card; this machine has none.\n")
         return 2
+    from titans_trm.config import compose
+    from titans_trm.data.registry import make_task
+    from titans_trm.tasks.build import build_model
+    from titans_trm.tasks.hardware import on_this_machine, training_setup
+    from titans_trm.tasks.train import train
+
     cap = parse_bytes(arguments.cap, key="--cap")
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(allowed_fraction(cap, total))
-    from titans_trm.data.registry import make_task
-    from titans_trm.tasks.train import train
-
     overrides = ["experiment=trm_25m", "hardware=gpu_6gb", f"trainer.max_steps={arguments.steps}"]
     overrides += arguments.overrides
     config = on_this_machine(compose("train", overrides))
@@ -40,8 +40,8 @@ def main() -> int:
     peak = summary["peak_memory_bytes"] + CUDA_OVERHEAD_BYTES
     rate = summary["train"].get("examples_per_second")
     sys.stdout.write(
-        f"{torch.cuda.get_device_name(0)}: {summary['status']}, peak {peak / 2**30:.2f} GiB with context, predicted "
-        f"{predicted / 2**30:.2f} GiB, cap {cap / 2**30:.2f} GiB, examples per second {rate}\n"
+        f"{torch.cuda.get_device_name(0)}: {summary['status']}, peak {peak / 2**30:.2f} GiB with its context, "
+        f"predicted {predicted / 2**30:.2f} GiB, cap {cap / 2**30:.2f} GiB, examples per second {rate}\n"
     )
     return 0 if summary["status"] == "completed" and peak <= cap else 1
 

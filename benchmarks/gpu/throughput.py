@@ -17,13 +17,6 @@ from typing import Any
 
 import torch
 
-from titans_trm.config import compose
-from titans_trm.data.registry import make_task
-from titans_trm.profiling.flops import count_flops
-from titans_trm.profiling.latency import TimingConfig, time_training_step
-from titans_trm.profiling.memory import TrainingSetup
-from titans_trm.tasks.build import build_model
-
 
 def main() -> int:
     """Measure every batch, print a line for each and the best one."""
@@ -69,6 +62,13 @@ def utilisation(flops_per_example: int, examples_per_second: float, peak: float)
 
 
 def _series(arguments: argparse.Namespace, peak: float, *, compiled: bool) -> list[dict[str, Any]]:
+    from titans_trm.config import compose
+    from titans_trm.data.registry import make_task
+    from titans_trm.profiling.flops import count_flops
+    from titans_trm.profiling.latency import TimingConfig, time_training_step
+    from titans_trm.profiling.memory import TrainingSetup
+    from titans_trm.tasks.build import build_model
+
     config = compose("train", [f"experiment={arguments.experiment}", *arguments.overrides])
     spec = make_task(config.data).spec
     flops = count_flops(build_model(config.model, spec).config)

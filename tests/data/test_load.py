@@ -23,6 +23,7 @@ from titans_trm.data.splits import shared_groups
 from titans_trm.data.sudoku.config import SudokuConfig
 from titans_trm.data.sudoku.geometry import Geometry
 from titans_trm.data.sudoku.task import SudokuTask
+from titans_trm.data.text.corpus import read_documents
 from titans_trm.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku"
@@ -197,6 +198,20 @@ def test_a_folder_without_rights_is_one_clear_line(tmp_path):
         assert "\n" not in str(caught.value)
     finally:
         entry.chmod(0o755)
+
+
+def test_a_folder_of_texts_that_may_not_be_listed_is_named_even_inside_another(tmp_path):
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_mode & 0o55 != 0o55 and parent.owner() == tmp_path.owner() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o55)
+    (tmp_path / "open.txt").write_text("text")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    try:
+        with as_nobody(), pytest.raises(InputError, match=r"closed: cannot be listed \(Permission denied\)"):
+            read_documents(str(tmp_path), "*")
+    finally:
+        closed.chmod(0o700)
 
 
 def test_folds_cut_train_and_validation_together_and_every_group_is_validated_once(tmp_path):

@@ -179,7 +179,7 @@ def test_state_is_in_no_module_buffer():
     module = build()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     first, _ = module(tokens(2, 9), return_state=True)
-    second, _ = module(tokens(2, 9))
+    second, _ = module(tokens(2, 9), return_state=True)
     assert torch.equal(first, second)
     assert not list(module.buffers())
     assert {name.split(".")[0] for name in before} == {

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from titans_trm.models.norm import RMSNorm, rms_norm
 from titans_trm.models.titans_mag import MAGGate, TitansMAG, gate_statistics
+from titans_trm.models.titans_trm import TitansTRM
 
 
 def stack(dtype=torch.float64, seed=0, **changes):
@@ -23,6 +24,15 @@ def test_product_gate_is_the_paper_formula():
 
     expected = (rms(y) * gate.attention_gain * torch.sigmoid(rms(m) * gate.memory_gain)) @ gate.out.weight.T
     torch.testing.assert_close(gate(y, m), expected)
+
+
+def test_an_untrained_convex_gate_lets_both_branches_pass_evenly():
+    torch.manual_seed(0)
+    model = TitansTRM(small_config(width=64, backbone={"gate": "convex"}))
+    y, m = torch.randn(2, 3, 50, 64)
+    openness = model.recursion.net.blocks[0].gate.openness(y, m)
+    assert openness.min() > 0.35 and openness.max() < 0.65
+    assert openness.std() > 0.005  # and yet tokens differ
 
 
 def test_product_gate_takes_silu():

@@ -21,6 +21,13 @@ def opened_head(model, bias=0.0, scale=4.0):
     return model
 
 
+def test_the_head_of_a_causal_model_starts_as_the_embedding_that_of_a_grid_does_not():
+    for causal in (True, False):
+        model = small_model(causal=causal)
+        assert torch.equal(model.head.weight, model.embedding.weight) == causal
+        assert model.head.weight is not model.embedding.weight  # tied at the start only
+
+
 def test_output_shapes_and_types():
     model = small_model(dtype=torch.float32)
     output = model(tokens(), model.initial_carry(3))

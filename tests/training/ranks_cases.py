@@ -47,6 +47,7 @@ def _torchrun(rank: str, world_size: str) -> dict[str, str]:
 
 def _srun(rank: str, world_size: str) -> dict[str, str]:
     job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": world_size, "SLURM_NNODES": "1"}
+    job["SLURM_NTASKS_PER_NODE"] = world_size
     return job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": "0"}
 
 

@@ -89,20 +89,20 @@ def test_out_of_memory_goes_on_in_smaller_batches_with_the_same_training(
 
 
 def test_batches_shrink_by_their_least_factor_and_slots_stay() -> None:
-    config = compose("train", ["experiment=quickstart", "trainer.batch_size=15", "trainer.accumulate=2"])
+    config: RunConfig | None = compose(
+        "train", ["experiment=quickstart", "trainer.batch_size=15", "trainer.accumulate=2"]
+    )
     sizes = []
-    for _ in range(2):
-        config = in_smaller_batches(config, 1)
+    while (config := in_smaller_batches(config)) is not None:
         sizes.append((config.trainer.batch_size, config.trainer.accumulate))
     assert sizes == [(5, 6), (1, 30)]
-    with pytest.raises(InputError, match=r"batch_size=1; set model.recursion.checkpointing=true"):
-        in_smaller_batches(config, 1)
 
 
-def test_processes_that_would_have_to_agree_are_told_how_to_go_on() -> None:
-    config = compose("train", ["experiment=quickstart", "trainer.batch_size=8"])
-    with pytest.raises(InputError, match=r"resume with trainer.batch_size=4 trainer.accumulate=2, which trains the"):
-        in_smaller_batches(config, 2)
+def test_a_batch_of_one_that_does_not_fit_is_one_message_with_what_helps(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "runs" / "one", "trainer.batch_size=2", "trainer.max_steps=2")
+    with pytest.raises(InputError, match=r"out of memory \(hardware=cpu, batch 1.*Settings that help"):
+        train(with_own(config, "TooLarge", step=0, fits=0))
+    assert json.loads((tmp_path / "runs" / "one" / "summary.json").read_text())["status"] == "failed"
 
 
 def test_a_validation_that_is_not_finite_is_reported_and_the_run_goes_on(

@@ -87,21 +87,26 @@ def draw_scaling(path: Path, points: list[ScalingPoint], title: str) -> None:
     """Draw accuracy against net calls and against CPU-seconds, a line for each way to spend them."""
 
     def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         figure.suptitle(title, fontsize=11)
         left, right = figure.subplots(1, 2, sharey=True)
-        for axis, cost in ((left, "net_calls"), (right, "cpu_seconds")):
+        for axis, cost, scale in ((left, "net_calls", 1.0), (right, "cpu_seconds", 1e3)):
             for method, colour in zip(METHODS, _COLOURS, strict=True):
                 mine = sorted((one for one in points if one.method == method), key=lambda one: getattr(one, cost))
                 if mine:
-                    x = [getattr(one, cost) for one in mine]
+                    x = [scale * getattr(one, cost) for one in mine]
                     _points(axis, x, [one.accuracy for one in mine], colour)
                     axis.plot([], [], color=colour, marker="o", markersize=4, label=METHODS[method].label)
-            best = sorted((one for one in points if one.frontier), key=lambda one: getattr(one, cost))
+            best = [one for one in points if one.frontier]
             values = [one.accuracy.value for one in best]
-            axis.scatter([getattr(one, cost) for one in best], values, s=90, facecolors="none", edgecolors="black")
+            axis.scatter([scale * getattr(one, cost) for one in best], values, s=90, facecolors="none", edgecolors="k")
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         left.set_xlabel("net calls of an example")
-        right.set_xlabel("CPU-seconds of an example")
+        right.set_xlabel("CPU-milliseconds of an example")
         left.set_ylabel("share right")
         left.set_title("Ringed: nothing is better for as few net calls", fontsize=10)
         right.legend(fontsize=8, loc="lower right")

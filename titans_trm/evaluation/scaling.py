@@ -35,18 +35,22 @@ Method = Literal["steps", "halting", "convergence", "rollouts", "votes"]
 
 
 class Words(NamedTuple):
-    """How a method is called."""
+    """How a method and one of its settings are called."""
 
     label: str
-    setting: str  # what its number counts
+    setting: str
+
+    def format(self, number: int) -> str:
+        """Return the words for one setting."""
+        return self.setting.format(number)
 
 
 METHODS: dict[Method, Words] = {
-    "steps": Words("supervision steps", "steps"),
-    "halting": Words("halting head", "steps at most"),
-    "convergence": Words("convergence", "steps unchanged"),
-    "rollouts": Words("noisy rollouts", "rollouts"),
-    "votes": Words("symmetry votes", "views"),
+    "steps": Words("supervision steps", "{} steps"),
+    "halting": Words("halting head", "halting, {} at most"),
+    "convergence": Words("convergence", "unchanged for {}"),
+    "rollouts": Words("noisy rollouts", "{} noisy rollouts"),
+    "votes": Words("symmetry votes", "{} views vote"),
 }
 
 

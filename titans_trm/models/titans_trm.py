@@ -195,7 +195,7 @@ class TitansTRM(nn.Module):
         | linear layers, (out, in) | normal, std 1 / sqrt(in) |
         | token embedding, register, positions | normal, std 1 / sqrt(D), times sqrt(D) when used |
         | positions of a grid's cells | a vector of the row plus one of the column, together of that variance |
-        | head of a causal model | a copy of the token embedding, as with tied weights (arXiv 1608.05859) |
+        | head of a causal model | a copy of the token embedding: weights start tied (arXiv 1608.05859) |
         | weight of the convex gate | a tenth of that of a linear layer: both branches pass evenly at the start |
         | puzzle embedding | zero: an unknown puzzle starts neutral |
         | persistent tokens | normal, std 1 |
@@ -213,7 +213,7 @@ class TitansTRM(nn.Module):
         std = self.config.width**-0.5
         nn.init.normal_(self.embedding.weight, std=std)
         if self.config.causal:
-            # What a token means when read it means when said: one map from memory to tokens serves all of them.
+            # A token said is near the token read: one map from memory to tokens serves the whole vocabulary.
             self.head.weight.copy_(self.embedding.weight)
         if self.config.num_puzzle_ids:
             nn.init.zeros_(self.puzzle_embedding.weight)

@@ -105,7 +105,7 @@ def _draw_sums(axis: "Axes", recording: Recording) -> None:
         gradients = f", gradients {back:,.1f} ms" if back else ""
         axis.text(ahead + back, row, f"  {ahead:,.1f} ms{gradients}: {share:.0f} %", va="center", fontsize=8)
     axis.set_yticks(range(len(shown)), [_NAMES.get(part, part) for part in reversed(shown)])
-    axis.margins(x=0.3)
+    axis.set_xlim(0, 1.35 * max((sum(times[part].values()) for part in shown), default=1.0))  # room for the numbers
     axis.set_xlabel("milliseconds over all net calls (hatched: gradients) and share of the whole")
 
 

@@ -5,8 +5,8 @@ sweep.json      overrides of every job            optuna.journal                
 <n>/            run folder of job n               sweep_summary.{csv,md,png}          the table
 """
 
+import itertools
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -143,19 +143,20 @@ class SweepFolder:
 
 def free_folder(path: str | Path) -> Path:
     """Return `path`, or `path-2`, `path-3`, ... if that is taken; two sweeps of the same second get two folders."""
-    number = 1
-    while True:
-        candidate = Path(path) if number == 1 else Path(f"{path}-{number}")
+    path = Path(path)
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
             candidate.parent.mkdir(parents=True, exist_ok=True)
-            os.mkdir(candidate)
+            candidate.mkdir()
             return candidate
-        except FileExistsError:
-            number += 1
         except OSError as error:
+            if candidate.is_dir():
+                continue
             raise InputError(
                 f"sweep.folder={candidate} cannot be written ({error.strerror}); choose another with sweep.folder=PATH."
             ) from error
+    raise AssertionError("itertools.count does not end")
 
 
 def number_jobs(wanted: Sequence[tuple[str, ...]], recorded: Sequence[Sequence[str]], folder: Path) -> list[Job]:

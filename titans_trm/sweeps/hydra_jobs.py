@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,11 @@ def sweep(typed: Sequence[str], config: DictConfig, context: HydraContext, launc
 
     if not is_first_process() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a sweep is one process, which starts its jobs; call train.py -m without torchrun or srun.")
-    order = take_order(typed, compose)
+    hydras = list(config.hydra.overrides.hydra)
+    if any(word.startswith("hydra.sweep.dir=") for word in hydras):
+        typed = [*typed, f"sweep.folder={quoted(str(config.hydra.sweep.dir))}"]  # Hydra's own name for it
+    words = [word for word in hydras if word.startswith(("hydra/launcher", "hydra.launcher"))]
+    order = replace(take_order(typed, compose), launcher=tuple(words))
     if order.config.jobs > 1 and config.hydra.launcher._target_ == _IN_THIS_PROCESS:
         raise InputError(f"sweep.jobs={order.config.jobs} needs processes; leave out hydra/launcher=basic.")
     folder = open_folder(order)

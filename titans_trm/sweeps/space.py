@@ -148,7 +148,7 @@ def _axis(override: Override) -> Axis:
     low, high, log = interval.start, interval.end, "log" in interval.tags
     if low is None or high is None or not (low < high and (low > 0 or not log)):
         rule = "above 0 and " if log else ""
-        raise InputError(f"{key}={override.get_value_element_as_str()} is empty; give two {rule}rising ends.")
+        raise InputError(f"{override.input_line} is empty; give two {rule}rising ends.")
     return Axis(key, low=low, high=high, integer=isinstance(low, int) and isinstance(high, int), log=log)
 
 

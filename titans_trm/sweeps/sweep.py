@@ -40,12 +40,13 @@ class Order:
     metric: str  # val/<name>
     space: Space
     typed: tuple[str, ...]
+    launcher: tuple[str, ...] = ()  # what was typed about the launcher
 
     @property
     def command(self) -> str:
         """What was typed, without the words that say where."""
         own = ("sweep.folder", "resume")
-        return shlex.join(["python", "train.py", "-m", *(word for word in self.typed if _key(word) not in own)])
+        return shlex.join(["python", "train.py", "-m", *(w for w in self.typed if _key(w) not in own), *self.launcher])
 
     @property
     def of_the_sweep(self) -> list[str]:
@@ -213,7 +214,7 @@ def _launch(order: Order, folder: SweepFolder, jobs: Sequence[Job], launch: Laun
     except InputError:
         raise
     except Exception as error:  # a launcher gives up: what ended is in the folders, the rest can go on
-        logger.exception("the launcher failed")
+        logger.debug("the launcher failed", exc_info=True)
         _say(f"the launcher failed ({describe(error)}); call again to go on")
 
 

@@ -26,6 +26,7 @@ from titans_trm.tasks.build import build_datamodule
 from titans_trm.tasks.hardware import training_setup
 from titans_trm.tasks.out_of_memory import out_of_memory
 from titans_trm.training.config import ProfileConfig
+from titans_trm.training.ranks import Ranks
 
 
 def measure_here(config: ProfileConfig, model: TitansTRM, folder: Path) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _data_share(config: ProfileConfig, model: TitansTRM, step: Timing) -> dict[s
         data = load_data(config.data)
     except InputError as error:
         return {"not_measured": str(error)}
-    stream = build_datamodule(config, data).make_slots(model, 0, 1).stream
+    stream = build_datamodule(config, data).make_slots(model, Ranks()).stream
     most = model.config.halting.max_supervision_steps
     share = measure_data_share(stream, batch_size=step.examples, step_ms=step.p50, max_steps=most)
     return dataclasses.asdict(share)

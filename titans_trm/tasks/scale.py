@@ -70,7 +70,7 @@ def scale(run: str, settings: ScaleSettings) -> dict[str, Any]:
         InputError: as `evaluate.py`: no such run, changed data, training examples, or a test split that is locked.
     """
     config = dataclasses.replace(
-        compose("evaluate", []),
+        on_this_machine(compose("evaluate", [])),
         run=run,
         split=settings.split,
         final=settings.final,
@@ -80,7 +80,6 @@ def scale(run: str, settings: ScaleSettings) -> dict[str, Any]:
         confidence=settings.confidence,
         seed=settings.seed,
     )
-    config = on_this_machine(config)
     folder, checkpoint = find_weights(config)
     subject, name, examples, guard = open_examples(config, folder, load_config(folder.path), checkpoint)
     trained = subject.model.config.halting.max_supervision_steps
@@ -123,7 +122,7 @@ def scale(run: str, settings: ScaleSettings) -> dict[str, Any]:
     write_json(base, result)
     write_text(base.with_suffix(".md"), _markdown(points, title, settings))
     draw_scaling(base.with_suffix(".png"), points, title)
-    _show(points, title, trained, [base.with_suffix(ending) for ending in (".json", ".md", ".png")])
+    _show(points, title, trained, settings, [base.with_suffix(ending) for ending in (".json", ".md", ".png")])
     return result
 
 
@@ -161,50 +160,57 @@ def _origin(subject: Subject) -> dict[str, Any]:
     }
 
 
-_COLUMNS = ("way", "right", "interval", "gain", "best possible", "steps", "net calls", "CPU-ms", "")
+_COLUMNS = ("way", "right", "interval", "gain", "best possible", "steps", "net calls", "CPU-ms", "frontier")
+_ON_SCREEN = ("way", "right", "gain", "best possible", "net calls", "CPU-ms", "frontier")
 
 
-def _rows(points: Sequence[ScalingPoint]) -> list[tuple[str, ...]]:
-    return [
-        (
-            f"{METHODS[one.method].label}: {one.setting} {METHODS[one.method].setting}",
-            _percent(one.accuracy.value),
-            _interval(one.accuracy),
-            f"{_points_of(one.gain.value)} [{_points_of(one.gain.ci_low)}, {_points_of(one.gain.ci_high)}]",
-            "" if one.best_possible is None else _percent(one.best_possible.value),
-            f"{one.supervision_steps:.2f}",
-            f"{one.net_calls:.1f}",
-            f"{1e3 * one.cpu_seconds:.2f}",
-            "frontier" if one.frontier else "",
-        )
-        for one in points
-    ]
+def _cells(one: ScalingPoint) -> dict[str, str]:
+    """Return what the tables say of a point, by column."""
+    gain = one.gain
+    cells = (
+        METHODS[one.method].format(one.setting),
+        _percent(one.accuracy.value),
+        _interval(one.accuracy),
+        f"{_points(gain.value)} [{_points(gain.ci_low)}, {_points(gain.ci_high)}]",
+        "" if one.best_possible is None else _percent(one.best_possible.value),
+        f"{one.supervision_steps:.2f}",
+        f"{one.net_calls:.1f}",
+        f"{1e3 * one.cpu_seconds:.1f}",
+        "*" if one.frontier else "",
+    )
+    return dict(zip(_COLUMNS, cells, strict=True))
 
 
 def _markdown(points: Sequence[ScalingPoint], title: str, settings: ScaleSettings) -> str:
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" + "|---:" * (len(_COLUMNS) - 2) + "|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in _rows(points)]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" + "|---:" * (len(_COLUMNS) - 1) + "|"]
+    lines += [f"| {' | '.join(_cells(one).values())} |" for one in points]
     return f"# {title}\n\n" + "\n".join(lines) + f"\n\n{_caption(settings)}\n"
 
 
 def _caption(settings: ScaleSettings) -> str:
     return (
-        f"Share right with its {100 * settings.confidence:g} % interval; gain in points over the trained number of "
-        "supervision steps on the same examples; best possible: one of the rollouts or views is right. Steps, net "
-        f"calls and CPU-milliseconds are of one example. Noise {settings.noise:g}, seed {settings.seed}."
+        "Right: share of examples. Gain: points over the trained number of supervision steps on the same examples, "
+        f"with its {100 * settings.confidence:g} % interval. Best possible: one of the rollouts or views is right. "
+        "Net calls and CPU-milliseconds are of one example. *: nothing is better for as few net calls. "
+        f"Noise {settings.noise:g}, seed {settings.seed}."
     )
 
 
-def _show(points: Sequence[ScalingPoint], title: str, trained: int, files: Sequence[Path]) -> None:
+def _show(
+    points: Sequence[ScalingPoint], title: str, trained: int, settings: ScaleSettings, files: Sequence[Path]
+) -> None:
     console = Console()
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="right" if 0 < number < len(_COLUMNS) - 1 else "left", no_wrap=number == 0)
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, caption_justify="left")
+    table.caption = _caption(settings)
+    for column in _ON_SCREEN:
+        table.add_column(column if column != "frontier" else "", justify="left" if column == "way" else "right")
     last = None
-    for point, row in zip(points, _rows(points), strict=True):
+    for point in points:
         if last not in (None, point.method):
             table.add_section()
-        table.add_row(*row, style="bold" if (point.method, point.setting) == ("steps", trained) else None)
+        cells = _cells(point)
+        base = (point.method, point.setting) == ("steps", trained)
+        table.add_row(*(cells[column] for column in _ON_SCREEN), style="bold" if base else None)
         last = point.method
     console.print(table)
     for file in files:
@@ -221,5 +227,5 @@ def _interval(estimate: Estimate) -> str:
     return f"{100 * estimate.ci_low:.1f} to {100 * estimate.ci_high:.1f}"
 
 
-def _points_of(share: float | None) -> str:
+def _points(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:+.1f}"

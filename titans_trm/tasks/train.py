@@ -23,7 +23,7 @@ from titans_trm.profiling.training_step import autocast
 from titans_trm.sweeps.objective import check_objective, objective
 from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer, continue_command
 from titans_trm.tasks.hardware import card_bytes, on_this_machine, peak_memory_bytes, prepare, training_setup
-from titans_trm.tasks.out_of_memory import in_smaller_batches
+from titans_trm.tasks.out_of_memory import in_smaller_batches, out_of_memory
 from titans_trm.training.callbacks.stopping import StopTraining
 from titans_trm.training.checkpoint_io import load_model_weights, newest_readable
 from titans_trm.training.config import RunConfig
@@ -110,18 +110,24 @@ class _Run:
         config, data = self.config, self.data
         self.module = build_module(config, model, data.spec, data.train)
         self.datamodule = build_datamodule(config, data)
-        self.trainer = build_trainer(config, self.folder.path, data.train, data.spec.headline)
+        self.trainer = build_trainer(config, self.folder.path, len(data.train), data.spec.headline)
         if is_first_process():
             start_tracking(self.trainer.loggers, self.folder)
 
-    def go_on_in_smaller_batches(self) -> Path | None:
+    def go_on_in(self, config: RunConfig) -> Path | None:
         """Build everything anew and free what there was; return the checkpoint to go on from, if there is one."""
-        self.config = in_smaller_batches(self.config, self.trainer.world_size)
-        trainer = self.config.trainer
+        trainer = config.trainer
+        logger.warning(
+            "out of memory: going on with trainer.batch_size=%d trainer.accumulate=%d, %d slots a step as before",
+            trainer.batch_size,
+            trainer.accumulate,
+            trainer.batch_size * trainer.accumulate,
+        )
+        self.config = config
         changed = [f"trainer.batch_size={trainer.batch_size}", f"trainer.accumulate={trainer.accumulate}"]
         self.folder.write_resume(changed)
-        prepare(self.config)  # the seed of initialisation
-        self._build(build_model(self.config.model, self.data.spec))
+        prepare(config)  # the seed of initialisation
+        self._build(build_model(config.model, self.data.spec))
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -129,13 +135,23 @@ class _Run:
 
 
 def _fit_as_it_fits(run: _Run, checkpoint: Path | None) -> StopTraining | None:
-    """Train; where memory is short, go on from the last checkpoint in smaller batches."""
+    """Train; where memory is short, go on from the last checkpoint in smaller batches.
+
+    Raises:
+        InputError: a batch is one example already, or several processes would have to agree: what to set instead.
+    """
     while True:
         try:
             return _fit(run.trainer, run.module, run.datamodule, checkpoint)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            message = out_of_memory(error, run.config)
+            if message is None:
+                raise
             logger.debug("out of memory", exc_info=True)
-        checkpoint = run.go_on_in_smaller_batches()  # out of the handler: the exception held the tensors of the step
+        smaller = in_smaller_batches(run.config) if run.trainer.world_size == 1 else None
+        if smaller is None:
+            raise message
+        checkpoint = run.go_on_in(smaller)  # out of the handler: the exception held the tensors of the step
 
 
 def _with_affordable_validation(config: RunConfig) -> RunConfig:

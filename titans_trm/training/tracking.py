@@ -77,7 +77,13 @@ def finish_tracking(loggers: Iterable[Logger], folder: RunFolder, status: str) -
         folder: of the run, with its summary written.
         status: completed, stopped or failed.
     """
-    kept = (folder.config, folder.overrides, folder.environment, folder.data_manifest, folder.reproducibility)
+    kept: tuple[Path, ...] = (
+        folder.config,
+        folder.overrides,
+        folder.environment,
+        folder.data_manifest,
+        folder.reproducibility,
+    )
     kept += (folder.metrics, folder.summary, folder.curves, folder.path / "diagnostics" / "report.md")
     files = [file for file in kept if file.is_file()]
     for logger in loggers:

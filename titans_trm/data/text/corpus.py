@@ -1,6 +1,7 @@
 """Documents: where text comes from and what may not be cut apart."""
 
 import hashlib
+import os
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ def read_documents(path: str, pattern: str) -> list[Document]:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return [_read(path)]
+    for _ in os.walk(folder, onerror=_refuse_folder):  # rglob leaves out what it may not list, without a word
+        pass
     try:
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob(pattern) if file.is_file())
     except (OSError, ValueError) as error:
@@ -63,6 +66,12 @@ def read_documents(path: str, pattern: str) -> list[Document]:
     if not names:
         raise InputError(f"{path}: no file matches data.pattern={pattern!r}; choose e.g. *.txt.")
     return [_read(str(folder / name)) for name in names]
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise InputError(
+        f"{error.filename}: cannot be listed ({error.strerror}); check the rights of the folder."
+    ) from None
 
 
 def _read(path: str) -> Document:

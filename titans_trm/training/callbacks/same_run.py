@@ -17,7 +17,8 @@ from titans_trm.training.ranks import Ranks
 from titans_trm.training.resume import differences
 from titans_trm.training.run_folder import write_json
 
-_OWN = ("overrides", "debug", "resume", "data.cache_dir")  # may differ between processes
+# May differ between processes: what was typed, where data lie, and the name of a sweep, which has a time in it.
+_OWN = ("overrides", "debug", "resume", "data.cache_dir", "sweep")
 
 logger = logging.getLogger(__name__)
 
