@@ -1,6 +1,6 @@
 """Put faults into small runs and see who notices, who names the right cause, and who cries wolf on healthy ones.
 
-    python benchmarks/diagnostics.py run --out runs/diagnostics_benchmark      # about half an hour of one core
+    python benchmarks/diagnostics.py run --out runs/diagnostics_benchmark      # about a quarter of an hour of one core
     python benchmarks/diagnostics.py score --out runs/diagnostics_benchmark    # tables and pictures from what is there
 
 `run` trains what is missing in `--out`, one JSON a run, so it can be stopped and started again. `score` replays our
@@ -11,6 +11,7 @@ are 0 and above, and no threshold was changed after they were run.
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning
 import torch
@@ -40,8 +42,9 @@ from titans_trm.diagnostics.alert import at_least  # noqa: E402
 from titans_trm.diagnostics.catalogue import build_rules  # noqa: E402
 from titans_trm.diagnostics.config import DiagnosticsConfig  # noqa: E402
 from titans_trm.diagnostics.engine import Engine  # noqa: E402
+from titans_trm.diagnostics.events import EventLog  # noqa: E402
 from titans_trm.diagnostics.facts import run_facts  # noqa: E402
-from titans_trm.diagnostics.record import read_signals  # noqa: E402
+from titans_trm.diagnostics.record import SignalLog, read_signals  # noqa: E402
 from titans_trm.diagnostics.signals import RunFacts, Signals  # noqa: E402
 from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer  # noqa: E402
 from titans_trm.training.callbacks.diagnostics import Diagnostics  # noqa: E402
@@ -55,28 +58,30 @@ BASE = (
     "optimizer.weight_decay=0.1", "scheduler=cosine", "scheduler.warmup_steps=20", "model.parameter_budget=null",
     "model.width=32", "model.backbone.num_blocks=1", "model.backbone.num_heads=2", "model.backbone.mlp_hidden=64",
     "model.backbone.num_persistent_tokens=1", "model.memory.num_heads=2", "model.memory.expansion=2",
-    "model.recursion.num_latent_steps=2", "model.halting.weight_init_std=0.08",
-    "model.halting.max_supervision_steps=4", "trainer.max_steps=220",
-    "trainer.batch_size=48", "trainer.val_every_steps=55", "trainer.val_examples=96", "trainer.ema_decay=0.95",
+    "model.recursion.num_latent_steps=1", "model.halting.weight_init_std=0.08",
+    "model.halting.max_supervision_steps=4", "trainer.max_steps=120",
+    "trainer.batch_size=32", "trainer.val_every_steps=40", "trainer.val_examples=96", "trainer.ema_decay=0.95",
 )  # fmt: skip
 SUDOKU = ("experiment=quickstart", "data.clues=[13,15]", "data.num_train=2000", "data.num_val=96", "data.num_test=32")
 RECALL = (
     "model.backbone.window=8", "model.backbone.num_blocks=1", "model.recursion.num_latent_steps=1",
     "model.halting.max_supervision_steps=1", "model.memory.chunk_size=16", "data.seq_len=32",
-    "data.num_train=3000", "data.num_val=96", "data.num_test=32",
+    "data.num_train=3000", "data.num_val=96", "data.num_test=32", "trainer.batch_size=16",
 )  # fmt: skip
 MQAR = ("experiment=mqar", *RECALL, "data.num_pairs=4", "data.vocab_size=32")
 COPY = ("experiment=selective_copy", *RECALL, "data.num_tokens=4")
 MAZE = ("experiment=maze_small", "data.size=6", "data.min_path=5", "data.num_train=2000", "data.num_val=96",
-        "data.num_test=32", "trainer.batch_size=32")  # fmt: skip
+        "data.num_test=32", "trainer.batch_size=16")  # fmt: skip
+TRUNK = "sudoku_plain"  # the healthy run that faults branch off
 HEALTHY: dict[str, tuple[str, ...]] = {
-    "sudoku_plain": SUDOKU,
+    TRUNK: SUDOKU,
     "sudoku_half_rate": (*SUDOKU, f"optimizer.lr={LR / 2}"),
     "sudoku_double_rate": (*SUDOKU, f"optimizer.lr={LR * 2}"),
     "sudoku_muon": (*SUDOKU, "optimizer=muon", "optimizer.lr=4e-3"),
     "sudoku_convex": (*SUDOKU, "model.backbone.gate=convex"),
     "sudoku_carried_memory": (*SUDOKU, "model.memory.carry=cycles"),
     "sudoku_stablemax": (*SUDOKU, "loss.cross_entropy=stablemax"),
+    "sudoku_no_diversity": (*SUDOKU, "loss.diversity=off"),
     "sudoku_small_batch": (*SUDOKU, "trainer.batch_size=16", f"optimizer.lr={LR / 2}"),
     "mqar": MQAR,
     "mqar_half_rate": (*MQAR, f"optimizer.lr={LR / 2}"),
@@ -88,16 +93,41 @@ HEALTHY: dict[str, tuple[str, ...]] = {
 }
 
 
-class Strike(Callback):
-    """Let the fault strike at its step."""
+class Branches(Callback):
+    """Fork a healthy run before the step at which faults strike: a child goes on with each, then the run without any.
 
-    def __init__(self, fault: Fault, undo: ExitStack) -> None:
-        self.fault, self.undo = fault, undo
+    So all faults of a seed start from the same state, and what comes before them is computed once. One process works
+    at a time.
+    """
+
+    def __init__(self, faults: Sequence[Fault], folder: Path, undo: ExitStack) -> None:
+        self.waiting, self.folder, self.undo = list(faults), folder, undo
+        self.fault: Fault | None = None  # of this process
+        self.started = time.process_time()  # on a clock that a child begins anew
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Strike once, before the step after `start`."""
-        if self.fault.strike is not None and trainer.global_step == self.fault.start:
-            self.fault.strike(pl_module, self.undo)
+        """Fork where a fault is due."""
+        due = [fault for fault in self.waiting if fault.start == trainer.global_step]
+        for fault in due if self.fault is None else ():
+            spent = time.process_time() - self.started
+            child = os.fork()
+            if child == 0:
+                self.fault, self.started = fault, time.process_time() - spent
+                self._move(trainer)
+                if fault.strike is not None:
+                    fault.strike(pl_module, self.undo)
+                return
+            if os.waitpid(child, 0)[1] != 0:
+                raise RuntimeError(f"the run with {fault.name} failed")
+
+    def _move(self, trainer: Any) -> None:
+        """Go on in a folder of this process's own."""
+        assert self.fault is not None
+        own = self.folder.with_name(self.fault.name)
+        shutil.copytree(self.folder, own)
+        (watch,) = (one for one in trainer.callbacks if isinstance(one, Diagnostics))
+        watch.folder = own / "diagnostics"
+        watch.events, watch.record = EventLog(watch.folder / "events.jsonl"), SignalLog(watch.folder / "signals.jsonl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,36 +148,32 @@ def run_all(options: argparse.Namespace) -> int:
     """Train what is missing; 3 if time ran out before all was done."""
     torch.set_num_threads(1)
     started = time.monotonic()
-    for name, fault, seed in planned(options):
-        target = options.out / f"{name}-{seed}.json"
-        if target.is_file():
-            continue
+    for name, fault, branches, seed in planned(options):
         if options.minutes is not None and time.monotonic() - started > 60.0 * options.minutes:
             print("time is up; the same command goes on", flush=True)
             return 3
-        result = run_one(name, fault, seed)
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        partial.replace(target)
-        found = [alert["rule"] for alert in result["alerts"] if at_least(alert["severity"], "warn")]
-        print(f"{name} seed {seed}: {result['cpu_seconds']:.0f} s, {found or 'nothing'}", flush=True)
+        run_one(name, fault, branches, seed, options.out)
     return 0
 
 
-def planned(options: argparse.Namespace) -> Iterator[tuple[str, Fault | None, int]]:
-    """Yield (name, fault or None, seed) of all runs, seed by seed."""
+def planned(options: argparse.Namespace) -> Iterator[tuple[str, Fault | None, list[Fault], int]]:
+    """Yield (name, fault or None, faults that branch off, seed) of the runs that are missing, seed by seed."""
+
+    def missing(name: str, seed: int) -> bool:
+        return (options.only is None or name in options.only) and not _target(options.out, name, seed).is_file()
+
     for seed in options.seeds:
-        for fault in FAULTS:
-            if options.only is None or fault.name in options.only:
-                yield fault.name, fault, seed
-    for seed in options.healthy_seeds or options.seeds:
-        for name in HEALTHY:
-            if options.only is None or name in options.only:
-                yield name, None, seed
+        faults = [fault for fault in FAULTS if missing(fault.name, seed)]
+        branches = [fault for fault in faults if fault.branches]
+        if branches:
+            yield TRUNK, None, branches, seed
+        yield from ((fault.name, fault, [], seed) for fault in faults if not fault.branches)
+    for seed in options.seeds if options.healthy_seeds is None else options.healthy_seeds:
+        yield from ((name, None, [], seed) for name in HEALTHY if missing(name, seed))
 
 
-def run_one(name: str, fault: Fault | None, seed: int) -> dict[str, Any]:
-    """Train one run under the eyes of all three and return what they saw."""
+def run_one(name: str, fault: Fault | None, branches: list[Fault], seed: int, out: Path) -> None:
+    """Train one run, and those that branch off it, under the eyes of all three; write down what they saw."""
     folder = Path(tempfile.mkdtemp(prefix="titans_trm_diagnostics_"))
     own = SUDOKU if fault is not None else HEALTHY[name]
     extra = () if fault is None else tuple(o.format(lr_high=LR * FACTOR, lr_low=LR / FACTOR) for o in fault.overrides)
@@ -157,37 +183,41 @@ def run_one(name: str, fault: Fault | None, seed: int) -> dict[str, Any]:
     config = dataclasses.replace(config, logger={}, callbacks={})
     try:
         with ExitStack() as undo:
-            return _train(name, fault, seed, config, folder, undo)
+            undo.enter_context(mock.patch("titans_trm.training.callbacks.diagnostics.draw_panel"))  # nobody looks at it
+            branched = Branches(branches, folder / "run", undo)
+            result = _train(name, fault, seed, config, branched)
+            _write(result, out)
+            if branched.fault is not None:
+                os._exit(0)  # the parent goes on, and cleans up
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(
-    name: str, fault: Fault | None, seed: int, config: RunConfig, folder: Path, undo: ExitStack
-) -> dict[str, Any]:
+def _train(name: str, fault: Fault | None, seed: int, config: RunConfig, branched: Branches) -> dict[str, Any]:
     lightning.seed_everything(seed, verbose=False)
     data = load_data(config.data)
     if fault is not None and fault.data is not None:
         data = fault.data(data)
     module = build_module(config, build_model(config.model, data.spec), data.spec)
     datamodule = build_datamodule(config, data)
-    trainer = build_trainer(config, folder / "run", len(data.train))
+    trainer = build_trainer(config, branched.folder, len(data.train))
     recorder = Recorder()
     kept = [one for one in trainer.callbacks if isinstance(one, EMA | Diagnostics)]  # type: ignore[attr-defined]
-    trainer.callbacks = [*([Strike(fault, undo)] if fault is not None else []), *kept, recorder]  # type: ignore[attr-defined]
+    trainer.callbacks = [branched, *kept, recorder]  # type: ignore[attr-defined]
     (watch,) = (one for one in kept if isinstance(one, Diagnostics))
-    started = time.process_time()
+    branched.started = time.process_time()
     try:
         trainer.fit(module, datamodule=datamodule)
     except RuntimeError as stopped:  # a validation refuses NaN: the run is over, the findings stand
-        print(f"{name} seed {seed} ended early: {stopped}", flush=True)
+        print(f"seed {seed} ended early: {stopped}", flush=True)
+    fault = branched.fault or fault
     return {
-        "name": name,
+        "name": name if fault is None else fault.name,
         "seed": seed,
         "fault": fault is not None,
         "start": fault.start if fault is not None else 0,
         "steps": trainer.global_step,
-        "cpu_seconds": time.process_time() - started,
+        "cpu_seconds": time.process_time() - branched.started,
         "watch_seconds": watch.seconds,
         "alerts": [alert.to_dict() for alert in watch.engine.alerts],
         "record": recorder.to_dict(),
@@ -195,6 +225,19 @@ def _train(
         "facts": run_facts(config.to_dict(), data.spec.vocab_size).__dict__,
         "val": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
     }
+
+
+def _target(out: Path, name: str, seed: int) -> Path:
+    return out / f"{name}-{seed}.json"
+
+
+def _write(result: dict[str, Any], out: Path) -> None:
+    target = _target(out, result["name"], result["seed"])
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    partial.replace(target)
+    found = [alert["rule"] for alert in result["alerts"] if at_least(alert["severity"], "warn")]
+    print(f"{target.stem}: {result['cpu_seconds']:.0f} s, {found or 'nothing'}", flush=True)
 
 
 def replay(result: dict[str, Any]) -> list[tuple[int, str]]:

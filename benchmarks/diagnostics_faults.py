@@ -14,9 +14,10 @@ from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.load import TaskData
 from titans_trm.losses import act
+from titans_trm.losses.diversity import variance_hinge
 from titans_trm.training.module import TRMModule
 
-START = 100  # optimiser steps before faults that strike a run under way
+START = 50  # optimiser steps before faults that strike a run under way
 
 Undo = ExitStack
 
@@ -34,6 +35,11 @@ class Fault:
     strike: Callable[[TRMModule, Undo], None] | None = None
     overrides: tuple[str, ...] = ()
     data: Callable[[TaskData], TaskData] | None = None
+
+    @property
+    def branches(self) -> bool:
+        """Whether it can be put into a run that began without it."""
+        return not self.overrides and self.data is None
 
 
 def _fault(
@@ -55,6 +61,16 @@ def _fault(
 # The halting head
 
 
+def _without_cure(strike: Callable[[TRMModule, Undo], None]) -> Callable[[TRMModule, Undo], None]:
+    """Switch the diversity term off as well: it would mend what is to be found."""
+
+    def both(module: TRMModule, undo: Undo) -> None:
+        module.loss_config = replace(module.loss_config, diversity="off")
+        strike(module, undo)
+
+    return both
+
+
 def _pin_logits(mean: float | None, scale: float) -> Callable[[TRMModule, Undo], None]:
     """Let the head's output be `mean` (None: as it is) plus `scale` times its deviation from its mean."""
 
@@ -72,10 +88,20 @@ def _pin_logits(mean: float | None, scale: float) -> Callable[[TRMModule, Undo],
 def _constant_target(module: TRMModule, undo: Undo) -> None:
     true = act.halting_loss
 
-    def constant(logits: Tensor, right: Tensor, scored: Tensor | None = None) -> Tensor:
-        return true(logits, torch.full_like(logits, 0.5), scored)
+    def constant(logits: Tensor, right: Tensor, scored: Tensor | None = None, **options: Any) -> Tensor:
+        return true(logits, torch.full_like(logits, 0.5), scored, **options)
 
     undo.enter_context(mock.patch.object(act, "halting_loss", constant))
+
+
+def punish_variance(module: TRMModule, undo: Undo) -> None:
+    """Turn the sign of the variance hinge: it punishes the spread that it should ask for."""
+
+    def turned(logits: Tensor, mask: Tensor | None = None, **_: float) -> Tensor:
+        return 1.0 - variance_hinge(logits, mask, target=1.0)  # a variance of probabilities is at most a quarter
+
+    module.loss_config = replace(module.loss_config, diversity="variance_hinge", variance_hinge_weight=100.0)
+    undo.enter_context(mock.patch.object(act, "variance_hinge", turned))
 
 
 # Gradients, rate, numbers
@@ -145,8 +171,8 @@ def _wrap_stream(change: Callable[[Batch], Batch]) -> Callable[[TRMModule, Undo]
     def strike(module: TRMModule, undo: Undo) -> None:
         assert module.slots is not None
         stream = module.slots.stream
-        take = stream.take
-        undo.enter_context(mock.patch.object(stream, "take", lambda count: change(take(count))))
+        read = stream.read
+        undo.enter_context(mock.patch.object(stream, "read", lambda start, count: change(read(start, count))))
 
     return strike
 
@@ -164,15 +190,15 @@ def _starve(module: TRMModule, undo: Undo) -> None:
     """Let every batch take as long as everything else since the last."""
     assert module.slots is not None
     stream = module.slots.stream
-    take, last = stream.take, [time.perf_counter()]
+    read, last = stream.read, [time.perf_counter()]
 
-    def slow(count: int) -> Batch:
+    def slow(start: int, count: int) -> Batch:
         time.sleep(min(time.perf_counter() - last[0], 0.5))
-        batch = take(count)
+        batch = read(start, count)
         last[0] = time.perf_counter()
         return batch
 
-    undo.enter_context(mock.patch.object(stream, "take", slow))
+    undo.enter_context(mock.patch.object(stream, "read", slow))
 
 
 def _leaked(data: TaskData) -> TaskData:
@@ -205,17 +231,15 @@ def _forget_carry(module: TRMModule, undo: Undo) -> None:
         undo.enter_context(mock.patch.object(group, "fill", fresh))
 
 
-_NO_CURE = ("loss.diversity=off",)  # the diversity term would mend what is to be found
-
 FAULTS: tuple[Fault, ...] = (
     _fault("act_zero_head", "halting head: weights as good as zero", "act_collapse", start=START,
-           strike=_pin_logits(None, 1e-3), overrides=_NO_CURE),
+           strike=_without_cure(_pin_logits(None, 1e-3))),
     _fault("act_saturated_head", "halting head: saturated at -12", "act_collapse act_never_halt", start=START,
-           strike=_pin_logits(-12.0, 1e-3), overrides=_NO_CURE),
+           strike=_without_cure(_pin_logits(-12.0, 1e-3))),
     _fault("act_constant_target", "halting head: taught a constant", "act_target act_collapse",
-           strike=_constant_target, overrides=_NO_CURE),
-    _fault("act_variance_hinge", "halting head: variance hinge instead of correctness", "act_target act_collapse",
-           strike=_constant_target, overrides=("loss.diversity=variance_hinge",)),
+           strike=_without_cure(_constant_target)),
+    _fault("act_variance_hinge", "halting head: variance hinge with its sign turned", "act_collapse",
+           strike=punish_variance),
     _fault("act_never_halt", "never halts", "act_never_halt", start=START, strike=_pin_logits(-9.0, 1.0)),
     _fault("act_always_halt", "always halts", "act_always_halt", start=START, strike=_pin_logits(9.0, 1.0)),
     _fault("grad_vanish", "gradients of two parts times 1e-9", "grad_vanish", debugger="VanishingGradient",

@@ -54,6 +54,7 @@ GROUPS = [
     "hardware",
     "callbacks",
     "logger",
+    "sweep",
     "experiment",
     "debug",
 ]
@@ -275,6 +276,7 @@ def test_an_impossible_value_is_named_with_its_cure(override: str, message: str)
     ("overrides", "message"),
     [
         (["split=train"], "split='train' is not allowed. Did you mean train_probe? Allowed: val, test, train_probe."),
+        (["halting_probability=1"], "halting_probability=1.0 is outside (0, 1)"),
         (["confidence=95"], "confidence=95.0 is outside (0, 1)"),
         (["batch_size=0"], "batch_size=0 is too small"),
         (["max_examples=0"], "max_examples=0 is too small"),
@@ -478,8 +480,13 @@ def test_a_sweep_is_checked_value_by_value() -> None:
     ]
 
 
-def test_ranges_are_checked_and_what_only_a_sweeper_knows_is_left_out() -> None:
-    assert expand_sweep(["seed=range(0,2)", "optimizer.lr=interval(0,1)"]) == [["seed=0"], ["seed=1"]]
+def test_ranges_and_both_ends_of_intervals_are_checked() -> None:
+    jobs = expand_sweep(["seed=range(0,2)", "optimizer.lr=interval(1e-4,1)", "hydra.launcher.jobs=1,2"])
+    assert jobs == [
+        ["seed=0", "optimizer.lr=0.0001"],
+        ["seed=1", "optimizer.lr=0.0001"],
+        ["seed=0", "optimizer.lr=1.0"],
+    ]
 
 
 def test_a_wrong_option_inside_a_sweep_is_named() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from titans_trm.cli_entry import launch, run_job
@@ -18,6 +19,7 @@ from titans_trm.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["train.py", "evaluate.py", "profile.py"]
+IN_PROCESS = ["hydra/sweeper=basic", "hydra/launcher=basic"]  # Hydra's own: every job in this process
 SECONDS = 3.0  # of processor time, so that a busy machine does not fail the test; about one is usual
 
 Launch = Callable[..., tuple[int, list[Any]]]
@@ -52,6 +54,10 @@ def test_help_and_configuration_are_shown_at_once(script: str, arguments: list[s
         (["train.py", "data=sudok"], "Did you mean data=sudoku_"),
         (["train.py", "trainer.batch_size=0"], "trainer.batch_size=0 is too small; choose 1 or more."),
         (["train.py", "-m", "seed=1,2", "trainer.batch_size=8,0"], "trainer.batch_size=0 is too small"),
+        (["train.py", "-m", "sweep=optuna", "optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0"),
+        (["train.py", "sweep=optuna", "optimizer.lr=1e-3"], "sweep=optuna is for many runs; add -m."),
+        (["train.py", "-m", "seed=1,2", "sweep.trials=8"], "These are the keys of sweep.kind=grid."),
+        (["train.py", "-m", "seed=1,2", "sweep.metric=test/exact_accuracy"], "is not a metric of the validation split"),
         (["train.py", "--cfg", "job", "loss.diversty=off"], "Did you mean loss.diversity?"),
         (["evaluate.py", "splitt=test"], "Did you mean split?"),
         (["profile.py", "profile.repeets=3"], "Did you mean profile.repeats?"),
@@ -129,7 +135,7 @@ def test_evaluation_makes_no_folder(launched: Launch, tmp_path: Path) -> None:
 
 
 def test_a_sweep_runs_each_job_in_its_own_folder(launched: Launch) -> None:
-    status, configs = launched(_succeed, "-m", "seed=1,2", "optimizer=adamw,muon", "experiment=quickstart")
+    status, configs = launched(_succeed, "-m", *IN_PROCESS, "seed=1,2", "optimizer=adamw,muon", "experiment=quickstart")
     assert status == 0
     assert [(config.seed, config.optimizer.name) for config in configs] == [
         (1, "adamw"), (1, "muon"), (2, "adamw"), (2, "muon"),
@@ -137,6 +143,27 @@ def test_a_sweep_runs_each_job_in_its_own_folder(launched: Launch) -> None:
     assert len({config.run_dir for config in configs}) == 4
     assert all(config.run_dir.startswith("runs/multirun/quickstart/") for config in configs)
     assert configs[3].overrides == ["seed=2", "optimizer=muon", "experiment=quickstart"]
+
+
+def test_processes_started_by_a_job_of_a_sweep_repeat_that_job_alone(
+    launched: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    repeated = []
+
+    def start(config: Any) -> dict[str, Any]:
+        assert "LOCAL_RANK" not in os.environ  # of the job before
+        os.environ["LOCAL_RANK"] = "0"  # as Lightning leaves it
+        repeated.append((sys.argv[1:], HydraConfig.get().run.dir))
+        return _succeed(config)
+
+    status, configs = launched(start, "-m", *IN_PROCESS, "seed=1,2", "experiment=quickstart")
+    assert status == 0 and "LOCAL_RANK" not in os.environ
+    assert [words for words, _ in repeated] == [
+        [f"seed={n}", "experiment=quickstart", "hydra.mode=RUN"] for n in (1, 2)
+    ]
+    assert [Path(folder).resolve() for _, folder in repeated] == [Path(one.run_dir).resolve() for one in configs]
+    assert sys.argv[1:] == ["-m", *IN_PROCESS, "seed=1,2", "experiment=quickstart"]
 
 
 def test_an_extra_config_folder_adds_options(launched: Launch, tmp_path: Path) -> None:
@@ -204,14 +231,16 @@ def test_what_fails_in_a_sweep_lets_the_other_jobs_run_first(
     status: int,
     message: str,
 ) -> None:
-    found, configs = launched(task, "-m", "seed=1,2")
+    found, configs = launched(task, "-m", *IN_PROCESS, "seed=1,2")
     assert (found, len(configs)) == (status, 2)
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("result", "jobs"), [(3, 2), (130, 1)])
 def test_a_missed_budget_lets_a_sweep_go_on_and_an_interrupt_ends_it(launched: Launch, result: int, jobs: int) -> None:
-    found, configs = launched(lambda config: {"exit_status": result if config.seed == 1 else 0}, "-m", "seed=1,2")
+    found, configs = launched(
+        lambda config: {"exit_status": result if config.seed == 1 else 0}, "-m", *IN_PROCESS, "seed=1,2"
+    )
     assert (found, len(configs)) == (result, jobs)
 
 

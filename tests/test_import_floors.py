@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "titans_trm"
 # A room may import from itself and from rooms before it; models and losses do not know the data, nor each other.
 ORDER = [
     "models", "losses", "optim", "data", "diagnostics", "specialist", "evaluation", "monitoring", "serving",
-    "profiling", "training", "tasks", "commands", "cli",
+    "profiling", "training", "sweeps", "tasks", "commands", "cli",
 ]  # fmt: skip
 NOT_OF_EACH_OTHER = {"losses": {"models"}, "data": {"models", "losses", "optim"}}
 CONFIG = ["schema", "overrides", "config", "cli_entry"]  # between training's configuration and the tasks
@@ -59,7 +59,7 @@ def test_every_room_has_its_place() -> None:
 @pytest.mark.parametrize("room", ORDER)
 def test_rooms_import_only_from_rooms_above(room: str) -> None:
     allowed = {*ORDER[: ORDER.index(room) + 1], "errors"} - NOT_OF_EACH_OTHER.get(room, set())
-    if room in ("tasks", "commands", "cli", "specialist"):
+    if room in ("sweeps", "tasks", "commands", "cli", "specialist"):
         allowed |= set(CONFIG)
     for file in _files(room):
         for name in _imports(file):
@@ -82,7 +82,7 @@ def test_only_tasks_and_training_know_lightning_and_only_one_name_of_it() -> Non
         assert "pytorch_lightning" not in names, f"{file}: import lightning, a different class tree."
         assert "lightning" not in names or _room(file) in ("training", "tasks", "profiling"), file
         hydra = names & {"hydra", "omegaconf"}
-        assert not hydra or _room(file) in (*CONFIG, "tasks", "commands"), file
+        assert not hydra or _room(file) in (*CONFIG, "sweeps", "tasks", "commands"), file
 
 
 def test_frameworks_are_not_imported_below_training() -> None:
@@ -99,6 +99,8 @@ CHEAP = [
     "titans_trm.config",
     "titans_trm.cli_entry",
     "titans_trm.training.config",
+    "titans_trm.training.sweep_config",
+    "titans_trm.sweeps.job",
     "titans_trm.models.config",
     "titans_trm.losses.config",
     "titans_trm.optim.config",

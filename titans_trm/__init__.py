@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from titans_trm.config import compose as compose
     from titans_trm.models.config import TitansTRMConfig as TitansTRMConfig
+    from titans_trm.models.generation import generate as generate
     from titans_trm.models.hub import from_pretrained as from_pretrained
     from titans_trm.models.hub import save_pretrained as save_pretrained
     from titans_trm.models.inference import solve as solve
@@ -24,6 +25,7 @@ _HOME = {
     "TitansTRMConfig": "titans_trm.models.config",
     "compose": "titans_trm.config",
     "from_pretrained": "titans_trm.models.hub",
+    "generate": "titans_trm.models.generation",
     "save_pretrained": "titans_trm.models.hub",
     "solve": "titans_trm.models.inference",
 }

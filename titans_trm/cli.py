@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "robustness": Command(
         "titans_trm.commands.robustness", "attack a trained model, corrupt its clues, change its data"
     ),
+    "scale": Command("titans_trm.commands.scale", "more steps, rollouts, votes, early exits: accuracy against compute"),
     "data": Command("titans_trm.commands.data", "prepare, verify, audit, compare and count the data of a task"),
     "download": Command("titans_trm.commands.download", "fetch a public text by name, checked to the byte"),
     "sample": Command("titans_trm.commands.sample", "let a trained text model go on with a text"),

@@ -19,6 +19,9 @@ from omegaconf import DictConfig
 from titans_trm.config import SCHEMAS, compose, config_dir, validate
 from titans_trm.errors import InputError
 from titans_trm.overrides import check_overrides, expand_sweep, explained
+from titans_trm.sweeps.isolation import isolated_job
+from titans_trm.sweeps.job import Kind, describe, note_failure
+from titans_trm.training.config import RunConfig
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -60,15 +63,18 @@ def run_job(composed: DictConfig, config_name: str, task: Task) -> dict[str, Any
     try:
         with explained():
             config = validate(composed, SCHEMAS[config_name], run_dir=_relative(folder), overrides=overrides)
-        result = task(config)
+        with isolated_job():
+            result = task(config)
     except InputError as error:
         if debug:
             traceback.print_exc()
+        _note_failure(composed, error)
         _remove_empty(folder)
         if settings.mode == RunMode.MULTIRUN:
             raise
         _fail(error)
-    except Exception:
+    except Exception as error:
+        _note_failure(composed, error)
         _remove_empty(folder)
         if settings.mode == RunMode.MULTIRUN:
             raise
@@ -92,7 +98,22 @@ def _check_command_line(config_name: str) -> None:
         return
     # Values are checked before Hydra makes a folder; those of a sweep's last job before its first one trains.
     for overrides in expand_sweep(arguments.overrides) if arguments.multirun else [arguments.overrides]:
-        compose(config_name, overrides)  # type: ignore[call-overload]
+        config = compose(config_name, overrides)  # type: ignore[call-overload]
+        _check_mode(config, multirun=arguments.multirun)
+
+
+def _check_mode(config: Any, *, multirun: bool) -> None:
+    """Refuse a search that would be one run."""
+    if isinstance(config, RunConfig) and config.sweep.kind != "grid" and config.sweep.job is None and not multirun:
+        raise InputError(f"sweep={config.sweep.kind} is for many runs; add -m.")
+
+
+def _note_failure(composed: DictConfig, error: Exception) -> None:
+    """Leave the reason for the table of the sweep, if this is a job of one."""
+    sweep = composed.get("sweep")
+    if sweep is not None:
+        kind: Kind = "input" if isinstance(error, InputError) else "failure"
+        note_failure(str(sweep.get("folder")), sweep.get("job"), kind, describe(error))
 
 
 def _relative(folder: str) -> str:

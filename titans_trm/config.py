@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -93,11 +94,14 @@ def validate(
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """Return the configuration of an earlier run from its folder or its `config.yaml`."""
+    """Return the configuration of an earlier run from its folder or its `config.yaml`.
+
+    Values are taken as they stand: a `${...}` in a file from elsewhere is text, and no `_target_` is called.
+    """
     file = Path(path)
     file = file / "config.yaml" if file.is_dir() else file
     try:
-        values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; give the folder of a run.") from error
     except Exception as error:

@@ -50,11 +50,14 @@ def check_variant_keys(overrides: Sequence[str], kind: type, compose: Callable[[
         InputError: a key is not one of the selected schema.
     """
     hints = get_type_hints(kind)
-    for name in (field.name for field in fields(kind) if has_variants(hints[field.name])):
-        inside = [one for one in parse(overrides) if one.key_or_group.startswith(f"{name}.")]
-        rest = [text for text in overrides if text not in [one.input_line for one in inside]]
+    names = [field.name for field in fields(kind) if has_variants(hints[field.name])]
+    parsed = parse(overrides)
+    prefixes = tuple(f"{name}." for name in names)
+    plain = [one.input_line or "" for one in parsed if not one.key_or_group.startswith(prefixes)]
+    for name in names:
+        inside = [one for one in parsed if one.key_or_group.startswith(f"{name}.")]
         selector, _ = hints[name].variants()
-        rest += [one.input_line or "" for one in inside if one.key_or_group == f"{name}.{selector}"]
+        rest = plain + [one.input_line or "" for one in inside if one.key_or_group == f"{name}.{selector}"]
         schema, selected_by = select_variant(hints[name], compose(rest)[name], name)
         known = [field.name for field in fields(schema)]
         for one in inside:
@@ -75,12 +78,18 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the jobs to check before a multirun: the first value of every sweep, then each other value by itself."""
+    """Return the jobs to check before a multirun: the first value of every sweep, then each other value by itself.
+
+    Of an interval, both ends.
+    """
     choices: list[list[str]] = []
     for override in parse(overrides):
         if override.is_discrete_sweep() and not override.is_hydra_override():
             head = override.get_key_element()
             choices.append([f"{head}={value}" for value in itertools.islice(override.sweep_string_iterator(), 100)])
+        elif override.is_interval_sweep():
+            ends: Any = override.value()
+            choices.append([f"{override.get_key_element()}={end}" for end in (ends.start, ends.end)])
         elif not override.is_sweep_override():
             choices.append([override.input_line or ""])
     first = [values[0] for values in choices]

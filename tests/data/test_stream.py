@@ -46,14 +46,13 @@ def test_a_resumed_stream_equals_the_uninterrupted_one():
     assert resumed.position == source.position == 38
 
 
-def test_ranks_partition_the_single_process_stream():
-    single = stream().take(40)
-    ranks = [stream(rank=rank, world_size=2).take(20) for rank in range(2)]
-    for rank, batch in enumerate(ranks):
-        assert torch.equal(batch.inputs, single.inputs[rank::2])
-        assert torch.equal(batch.indices, single.indices[rank::2])
-    first_epoch = [batch.indices[:5].tolist() for batch in ranks]
-    assert sorted(sum(first_epoch, [])) == list(range(10))
+def test_any_stretch_is_read_without_moving():
+    source = stream()
+    source.take(5)
+    ahead = source.read(11, 20)
+    assert source.position == 5
+    whole = stream().take(40)
+    assert torch.equal(ahead.inputs, whole.inputs[11:31]) and torch.equal(ahead.indices, whole.indices[11:31])
 
 
 def test_an_example_is_augmented_anew_each_epoch_and_targets_with_it():
@@ -82,15 +81,13 @@ def test_a_weighted_epoch_serves_each_example_as_often_as_its_weight_says():
     assert counts.sum(1).eq(10).all()
 
 
-def test_a_weighted_stream_resumes_exactly_and_ranks_partition_it():
+def test_a_weighted_stream_resumes_exactly():
     whole = stream(weights=WEIGHTS).take(60)
     source = stream(weights=WEIGHTS)
     source.take(23)
     resumed = stream(weights=WEIGHTS)
     resumed.load_state_dict(source.state_dict())
     assert torch.equal(resumed.take(37).inputs, whole.inputs[23:])
-    ranks = [stream(weights=WEIGHTS, rank=rank, world_size=2).take(30) for rank in range(2)]
-    assert all(torch.equal(batch.indices, whole.indices[rank::2]) for rank, batch in enumerate(ranks))
 
 
 @pytest.mark.parametrize("weights", [torch.ones(9), torch.zeros(10)])
@@ -100,7 +97,7 @@ def test_weights_that_do_not_fit_are_refused(weights):
 
 
 @pytest.mark.parametrize(
-    "other", [{"weights": WEIGHTS}, {"seed": 4}, {"world_size": 2}, {"count": 11}, {"augment": None}, {"block_size": 8}]
+    "other", [{"weights": WEIGHTS}, {"seed": 4}, {"count": 11}, {"augment": None}, {"block_size": 8}]
 )
 def test_a_position_of_another_stream_is_refused(other):
     state = stream().state_dict()
@@ -108,9 +105,9 @@ def test_a_position_of_another_stream_is_refused(other):
         stream(**other).load_state_dict(state)
 
 
-@pytest.mark.parametrize("options", [{"count": 0}, {"rank": 1}, {"block_size": 0}])
+@pytest.mark.parametrize("options", [{"count": 0}, {"block_size": 0}])
 def test_an_impossible_stream_is_refused(options):
-    with pytest.raises(ValueError, match="rank=1|at least 1|block_size=0"):
+    with pytest.raises(ValueError, match="at least 1|block_size=0"):
         stream(**options)
 
 

@@ -125,6 +125,26 @@ def test_a_note_does_not_hide_an_alarm() -> None:
     assert machine.active["effect"].cause is None
 
 
+class First(Above):
+    id, title = "first", "first"
+    explains = frozenset({"second"})
+
+
+class Second(Above):
+    id, title = "second", "second"
+    explains = frozenset({"first"})
+
+
+def test_of_two_that_explain_each_other_the_first_in_causal_order_is_raised() -> None:
+    config = DiagnosticsConfig(settle_checks=1, warm_up_steps=0)
+    machine = Engine([First(FACTS), Second(FACTS)], FACTS, config)
+    assert [rule for _, rule in raised(feed(machine, *[{"first": 1.0, "second": 1.0}] * 5))] == ["first"]
+    assert machine.active["second"].cause == "first"
+    late = Engine([First(FACTS), Second(FACTS)], FACTS, config)
+    updates = feed(late, *[{"second": 1.0}] * 4, *[{"first": 1.0, "second": 1.0}] * 4)
+    assert [rule for _, rule in raised(updates)] == ["second"], "the alarm that stands explains the other"
+
+
 def test_unrelated_alerts_are_both_raised_in_causal_order() -> None:
     assert [rule for _, rule in raised(feed(engine(), *[{"other": 1.0, "effect": 1.0}] * 4))] == ["effect", "other"]
 

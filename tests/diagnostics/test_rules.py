@@ -166,6 +166,23 @@ def test_a_rule_fires_on_what_it_is_for_and_is_named_first(rule: str) -> None:
         assert alert.remedies, "an alarm says what to do"
 
 
+@pytest.mark.parametrize("rule", ["memory_blowup", "inner_loss_divergence"])
+def test_a_remedy_for_the_memory_has_not_worked_while_its_alarm_stands(rule: str) -> None:
+    alert = run(CASES[rule]).active[rule]
+    (name, ill), (_, limit) = [(name, value) for name, value in alert.evidence.items() if name.startswith("memory/")]
+    for remedy in alert.remedies[:2]:
+        check = remedy.verification
+        assert check is not None and (check.signal, check.value) == (name, limit)
+        assert isinstance(ill, float) and not check.met_by(ill)
+        assert check.met_by(healthy(STRIKE)[name]), "as it was before"
+
+
+def test_a_memory_out_of_bounds_from_the_start_must_come_below_the_bound_for_any_time() -> None:
+    alert = run(named({"memory/block0/write": 1e6}), strike=0).active["memory_blowup"]
+    check = alert.remedies[0].verification
+    assert check is not None and not check.met_by(1e6) and check.met_by(9e3)
+
+
 def test_every_rule_has_its_case() -> None:
     elsewhere = {"split_leak", "no_gradient", "no_update", "gate_flood", "update_ratio_low", "overfit_gap", "init_loss",
                  "val_regression", "class_imbalance", "duplicate_rows", "ponder_drift"}  # fmt: skip
@@ -208,6 +225,13 @@ def test_skipped_steps_of_a_gradient_scaler_are_normal_but_broken_weights_are_no
     scaled = RunFacts(max_steps=600, vocab_size=6, batch_size=64, scaled_gradients=True)
     assert run(fixed(loss__nonfinite=1.0), facts=scaled).alerts == []
     assert run(names={"not_finite": ["head.weight"]}, facts=scaled).diagnosis()[0].rule == "nonfinite"
+
+
+def test_a_rate_is_too_high_at_a_smaller_ratio_where_nothing_is_learned() -> None:
+    guessing = {"update/median": 0.03, "loss/cross_entropy": 1.5}
+    assert run(named(guessing)).diagnosis()[0].rule == "update_ratio_high"
+    assert "update_ratio_high" not in {alert.rule for alert in run(named({"update/median": 0.03})).alerts}
+    assert "update_ratio_high" not in {alert.rule for alert in run(named(guessing | {"update/median": 0.01})).alerts}
 
 
 def test_a_low_rate_is_told_from_the_way_the_weights_will_go() -> None:

@@ -56,6 +56,11 @@ def test_all_right_in_few_groups_is_as_uncertain_as_few_examples() -> None:
     assert clustered_wilson_interval(np.array([3.0]), np.array([6])) == wilson_interval(0.5, 1)
 
 
+def test_two_groups_that_disagree_leave_nearly_everything_open() -> None:
+    low, high = clustered_wilson_interval(np.array([3.0, 1.0]), np.array([3, 2]))
+    assert 0.0 < low < 0.05 and 0.95 < high < 1.0
+
+
 def test_many_groups_are_put_together_at_random_without_changing_the_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -73,9 +78,12 @@ def test_means_of_some_examples_leave_the_others_out() -> None:
     assert estimate.value == 1.5 and ends(estimate)[1] <= 3.0
 
 
+def test_one_group_gives_a_value_without_an_interval() -> None:
+    single = Intervals(keys(np.zeros(5, dtype=int)))  # it says nothing of others
+    assert single.means(np.arange(5.0)) == [Estimate(value=2.0, ci_low=None, ci_high=None, method="none")]
+
+
 def test_what_is_not_defined_has_no_value() -> None:
-    single = Intervals(keys(np.zeros(5, dtype=int)))
-    assert single.means(np.arange(5.0)) == [UNDEFINED]  # one group says nothing of others
     many = Intervals(keys(np.arange(5)))
     assert many.means(np.arange(5.0), of=np.zeros(5, dtype=bool)) == [UNDEFINED]
     assert many.proportion(np.zeros(0, dtype=bool), np.zeros(0, dtype=int)) == UNDEFINED

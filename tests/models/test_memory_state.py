@@ -135,9 +135,14 @@ def test_select_reorders_repeats_and_drops_rows():
     x, y = tokens(3, 6), tokens(3, 7, seed=2)
     _, state = module(x, return_state=True)
     state = state.reset(torch.tensor([False, False, True]), module.init_state(3))
+    for rows in ([2, 0, 0], [2], [1, 0]):  # the last row has no pending tokens, the others two
+        index = torch.tensor(rows)
+        got, _ = module(y[index], state.select(index))
+        torch.testing.assert_close(got, module(y, state)[0][index], **CLOSE)
+    _, alone = module(x[:1], return_state=True)  # in the middle of a chunk
+    index = torch.tensor([0, 0])
+    torch.testing.assert_close(module(y[:2], alone.select(index))[0][1:], module(y[1:2], alone)[0], **CLOSE)
     index = torch.tensor([2, 0, 0])
-    got, _ = module(y[index], state.select(index))
-    torch.testing.assert_close(got, module(y, state)[0][index], **CLOSE)
     primed = module.prime(tokens(1, 3)[0]).select(index)
     torch.testing.assert_close(module(y, primed)[0], module(y, module.prime(tokens(1, 3)[0]))[0], **CLOSE)
 
@@ -174,7 +179,7 @@ def test_state_is_in_no_module_buffer():
     module = build()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     first, _ = module(tokens(2, 9), return_state=True)
-    second, _ = module(tokens(2, 9))
+    second, _ = module(tokens(2, 9), return_state=True)
     assert torch.equal(first, second)
     assert not list(module.buffers())
     assert {name.split(".")[0] for name in before} == {

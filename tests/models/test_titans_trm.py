@@ -5,6 +5,7 @@ import torch
 from model_cases import GATES, small_config, small_model, tokens
 
 from titans_trm.errors import InputError
+from titans_trm.evaluation.metrics import adaptive_steps
 from titans_trm.models.config import TitansTRMConfig
 from titans_trm.models.hub import from_pretrained, save_pretrained
 from titans_trm.models.inference import solve
@@ -124,6 +125,19 @@ def test_adaptive_run_equals_the_full_run_on_the_steps_it_takes(gate, memory_car
         assert bool((adaptive.halting_logits[row, : steps - 1] <= 0).all())
         assert steps == 4 or adaptive.halting_logits[row, steps - 1] > 0
         assert bool((adaptive.step_answers[row, steps:] == -1).all())
+
+
+def test_a_higher_halting_logit_asked_for_thinks_longer_where_the_head_is_less_sure():
+    model = opened_head(small_model())
+    x = tokens(24)
+    full, logits = solve(model, x, keep_steps=True), solve(model, x).halting_logits
+    threshold = float(logits[logits > 0].median())
+    sure = solve(model, x, adaptive=True, halt_above=threshold)
+    assert torch.equal(sure.steps, adaptive_steps(logits, threshold))
+    assert bool((sure.steps >= solve(model, x, adaptive=True).steps).all())
+    assert sure.net_calls > solve(model, x, adaptive=True).net_calls
+    assert full.step_answers is not None
+    assert torch.equal(sure.answers, full.step_answers[torch.arange(24), sure.steps - 1])
 
 
 def test_adaptive_run_really_skips_compute():

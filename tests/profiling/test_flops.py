@@ -1,12 +1,11 @@
 import dataclasses
 
 import pytest
-from torch.utils.flop_counter import FlopCounterMode
 
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.models.titans_trm import TitansTRM
-from titans_trm.profiling.flops import count_flops
+from titans_trm.profiling.flops import count_flops, flop_counter
 from titans_trm.profiling.training_step import forward, make_carry, make_examples
 
 D, HIDDEN, N, V, LATENT, RECURSIONS = 16, 24, 9, 5, 2, 3
@@ -51,7 +50,7 @@ def test_counts_equal_a_count_by_hand_without_memory():
 def test_counts_equal_those_of_the_real_run_with_memory(carry):
     config = _config(gate="product", carry=carry)
     model = TitansTRM(config)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         loss, _ = forward(model, make_examples(config, 1), make_carry(model, 1), LossConfig(), "32-true")
         real_forward = counter.get_total_flops()
         loss.backward()

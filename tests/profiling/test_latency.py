@@ -5,7 +5,7 @@ import torch
 
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.models.titans_trm import TitansTRM
-from titans_trm.profiling.latency import TimingConfig, time_solve, time_training_step, time_work
+from titans_trm.profiling.latency import TimingConfig, time_decode, time_solve, time_training_step, time_work
 from titans_trm.profiling.memory import TrainingSetup
 
 
@@ -94,3 +94,20 @@ def test_head_that_halts_makes_the_adaptive_solve_shorter(model):
     solves = time_solve(model, TrainingSetup(batch_size=1), TimingConfig(warmup=1, repeats=5))
     assert solves.adaptive_steps == 1
     assert solves.adaptive.p50 < solves.full.p50
+
+
+def test_decoding_is_timed_on_causal_models_over_a_whole_chunk_and_not_on_grids(model):
+    config = TitansTRMConfig(
+        vocab_size=7,
+        seq_len=24,
+        width=16,
+        causal=True,
+        backbone=BackboneConfig(num_blocks=1, num_heads=2, mlp_hidden=16, window=8),
+        memory=MemoryConfig(num_heads=2, expansion=2, chunk_size=12),
+        recursion=RecursionConfig(num_latent_steps=1, num_recursions=1),
+        halting=HaltingConfig(max_supervision_steps=1),
+    )
+    setup, timing = TrainingSetup(batch_size=1), TimingConfig(warmup=1, repeats=2)
+    decode = time_decode(TitansTRM(config), setup, timing)
+    assert decode.repeats == 12 and 0 < decode.p50 <= decode.p95
+    assert time_decode(model, setup, timing) is None

@@ -1,6 +1,8 @@
 import dataclasses
+import gzip
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -8,6 +10,7 @@ from rich.console import Console
 from titans_trm.config import compose
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.profiling.memory import TrainingSetup, predict_training_peak
 from titans_trm.profiling.report import parameters_by_part
 from titans_trm.tasks.profile import BUDGET_BROKEN, profile
 
@@ -33,7 +36,8 @@ def _profile(folder, *overrides):
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profile") / "run"
-    result, screen = _profile(folder, "profile.budgets.peak_memory=6GiB", "profile.budgets.latency_p95_ms=100000")
+    budgets = ["peak_memory=6GiB", "latency_p95_ms=100000", "latency_device=cpu"]
+    result, screen = _profile(folder, "data.num_train=64", *(f"profile.budgets.{limit}" for limit in budgets))
     return folder, result, screen
 
 
@@ -46,6 +50,64 @@ def test_file_holds_the_keys_of_the_contract(profiled):
     assert saved["throughput"] > 0
     assert {"training_step", "full_solve", "adaptive_solve"} == set(saved["timings"])
     assert saved["config"]["trainer"]["batch_size"] == 4
+    assert saved["data"]["ms_per_example"] > 0
+    assert 0 < saved["data"]["at_first"] <= saved["data"]["at_most"] < 1
+
+
+def test_recordings_leave_a_picture_a_trace_and_an_operator_table(profiled):
+    folder, result, _ = profiled
+    for name in ("training_step", "solve"):
+        files = result["files"][name]
+        assert Path(files["timeline"]).read_bytes().startswith(b"\x89PNG") and Path(files["timeline"]).parent == folder
+        with gzip.open(files["trace"], "rt") as trace:
+            names = {event.get("name") for event in json.load(trace)["traceEvents"]}
+        assert {"titans_trm: net call", "titans_trm: memory", "aten::mm"} <= names
+        operators = result["operators"][name]
+        assert [op["self_ms"] for op in operators] == sorted((op["self_ms"] for op in operators), reverse=True)
+        assert 0 < sum(op["share"] for op in operators) <= 1
+        assert result["parts_ms"][name]["memory"]["forward"] > 0
+    assert (
+        result["parts_ms"]["training_step"]["memory"]["backward"]
+        > 0
+        == result["parts_ms"]["solve"]["memory"]["backward"]
+    )
+
+
+def test_largest_batch_is_told_for_the_card_of_the_preset_and_for_one_of_another_size(tmp_path):
+    result, screen = _profile(tmp_path, "profile.measure=false", "hardware.vram=640MiB")
+    preset = result["peak_memory"]["preset"]
+    assert (preset["vram_bytes"], result["peak_memory"]["largest_batch"]) == (640 * 2**20, None)
+    model = TitansTRM(compose("profile", SMALL).model.build(vocab_size=5, seq_len=16))
+    setup = TrainingSetup(
+        batch_size=preset["largest_batch"],
+        precision="bf16-mixed",
+        on_cuda=True,
+        optimizer=compose("profile", SMALL).optimizer,
+    )
+    fits, next_one = (
+        predict_training_peak(model.config, dataclasses.replace(setup, batch_size=setup.batch_size + more)).total_bytes
+        for more in (0, 1)
+    )
+    assert fits <= 640 * 2**20 < next_one
+    assert "largest batch that fits" in screen
+
+
+def test_latency_is_judged_only_on_the_device_it_was_set_for(tmp_path):
+    result, screen = _profile(tmp_path, "profile.trace=false", "profile.data=false", "profile.strict=true")
+    assert result["budgets"]["latency_p95_ms"] == {
+        "limit": 100.0,
+        "value": result["latency_ms"]["p95"],
+        "ok": None,
+        "note": "holds on gpu, this is cpu",
+    }
+    assert "exit_status" not in result and "holds on gpu" in screen
+    assert not (tmp_path / "traces").exists()
+
+
+def test_data_that_are_not_there_are_named_and_the_rest_is_measured(tmp_path):
+    result, screen = _profile(tmp_path, "profile.trace=false", "data.train_file=none.csv")
+    assert "none.csv" in result["data"]["not_measured"] and "none.csv" in screen
+    assert result["throughput"] > 0
 
 
 def test_memory_is_predicted_and_measured_here_and_predicted_for_the_preset(profiled):

@@ -1,7 +1,9 @@
 """The real agent program against a stand-in for the service on the loopback interface: answers, failures, leaks."""
 
 import dataclasses
+import importlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -169,6 +171,17 @@ def test_an_approved_plan_is_carried_out_in_a_worktree_and_nowhere_else(service:
     log = subprocess.run(["git", "log", "--oneline", "--all"], cwd=root, capture_output=True, text=True, check=True)
     assert len(log.stdout.splitlines()) == 1  # nothing was committed
     assert outcome.details["path"][-5:] == ["check", "approve", "implement", "measure", "record"]
+
+
+@needs_agent
+@pytest.mark.skipif(Path("/usr/local/bin/claude").exists(), reason="the SDK would take the program installed there")
+def test_a_missing_program_is_an_outcome(service: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    installed = Path(importlib.import_module("claude_agent_sdk").__file__ or "").parent
+    shutil.copytree(installed, tmp_path / installed.name, ignore=shutil.ignore_patterns("_bundled", "__pycache__"))
+    monkeypatch.setattr(claude, "_START", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {claude._START}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = ask()
+    assert outcome.ending == "unavailable" and "CLINotFoundError" in str(outcome.results.reason)
 
 
 def test_without_the_extra_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from on_call_cases import QUICK, Run
 
 from titans_trm.cli import main
 from titans_trm.diagnostics import remedies
 from titans_trm.diagnostics.alert import Alert
+from titans_trm.diagnostics.record import SignalLog
+from titans_trm.diagnostics.signals import Signals
 from titans_trm.errors import InputError
 from titans_trm.specialist.agent_tools import denial
 from titans_trm.specialist.audit import Audit
@@ -96,8 +97,10 @@ def test_options_are_what_the_rule_suggests_as_far_as_it_is_allowed() -> None:
     assert options_of(alarm("split_leak", remedies.STOP, remedies.advise("look")), levels) == []
     lowered = options_of(alarm("x", remedies.MUCH_LOWER_RATE, remedies.LOWER_RATE), levels)
     assert [(option.id, option.suggested) for option in lowered] == [("lr_scale", 0.1)]
-    assert options_of(alarm("x", remedies.SMALLER_MEMORY_STEP), levels)[0].effect is not None
-    assert options_of(alarm("x", remedies.SMALLER_MEMORY_STEP), {}) == []
+    smaller_step, _ = remedies.calm_memory("memory/block0/write", 8.0)
+    (option,) = options_of(alarm("memory_blowup", smaller_step), levels)
+    assert option.effect is not None and (option.effect.metric, option.effect.reach) == ("memory/block0/write", 8.0)
+    assert options_of(alarm("memory_blowup", smaller_step), {}) == []
 
 
 @pytest.mark.parametrize("name", REMEDIES)
@@ -258,10 +261,10 @@ def test_consulting_a_healthy_run_says_so(tmp_path: Path, capsys: pytest.Capture
     assert "No alarm stands" in capsys.readouterr().out
 
 
-def test_consulting_a_run_without_diagnostics_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_consulting_a_run_that_left_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     assert main(["consult", str(tmp_path)]) == 2
-    assert "diagnostics/events.jsonl" in capsys.readouterr().err
+    assert "neither diagnostics/signals.jsonl nor metrics.csv" in capsys.readouterr().err
 
 
 def test_a_preview_sends_nothing_and_shows_all(capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,15 +311,13 @@ def test_consult_needs_no_torch() -> None:
 
 
 def run_folder(folder: Path, std: float) -> Path:
-    """What a run leaves behind, as far as a consultation reads it."""
-    run = Run(folder, dataclasses.replace(QUICK, mode="record"))
-    for _ in range(5):
-        run.step(std=std)
-    for alert in run.engine.active.values():
-        data = {name: value for name, value in alert.to_dict().items() if name not in ("rule", "severity", "step")}
-        run.events.append("alert", step=alert.step, rule=alert.rule, severity=alert.severity, data=data)
-    run.events.append("finished", step=run.now)
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    """What a run leaves behind, as far as a consultation reads it: no event says what was wrong."""
+    record = SignalLog(folder / "diagnostics" / "signals.jsonl")
+    for step in range(10, 210, 10):
+        values = {"halting/logit_std": std, "halting/logit_mean": 0.0, "halting/probability": 0.5, "solve/exact": 0.5}
+        record.append(Signals(step, values | {"loss/cross_entropy": 2.0 - 0.005 * step}))
+    config = CONFIG | {"model": {"halting": {"max_supervision_steps": 4}}, "trainer": {"max_steps": 200}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "overrides.yaml").write_text(yaml.safe_dump(["experiment=quickstart"]))
-    (folder / "summary.json").write_text(json.dumps({"experiment": "quickstart", "global_step": 50}))
+    (folder / "summary.json").write_text(json.dumps({"experiment": "quickstart", "global_step": 200}))
     return folder

@@ -276,6 +276,14 @@ def test_a_subset_is_fixed_by_its_seed(run):
     assert one["metrics"] == again["metrics"]
 
 
+def test_how_sure_the_head_must_be_decides_when_examples_stop(own):
+    hasty, sure = (evaluate(settings(own, f"halting_probability={p}")) for p in (0.0001, 0.9999))
+    assert hasty["halting"]["adaptive"]["mean_supervision_steps"] == 1.0
+    assert sure["halting"]["adaptive"]["mean_supervision_steps"] == 3.0
+    assert hasty["halting"]["full"]["exact_accuracy"] == sure["halting"]["full"]["exact_accuracy"]
+    assert (hasty["halting_probability"], sure["halting_probability"]) == (0.0001, 0.9999)
+
+
 def test_an_unreadable_earlier_evaluation_is_named(own):
     path = RunFolder(own).evaluation("val")
     assert read_evaluation(RunFolder(own), "val") is None

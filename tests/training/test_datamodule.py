@@ -8,9 +8,9 @@ from training_cases import tiny_config
 
 from titans_trm.data.load import TaskData, load_data
 from titans_trm.models.config import HaltingConfig, RecursionConfig
-from titans_trm.tasks.build import build_datamodule, build_model
+from titans_trm.tasks.build import build_datamodule
 from titans_trm.training.config import TrainerConfig
-from titans_trm.training.datamodule import affordable_val_examples, seeded_subset, solve_loader
+from titans_trm.training.datamodule import affordable_val_examples, seeded_subset, shared_batches, solve_loader
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,13 @@ def test_the_train_loader_is_an_endless_tick(data: TaskData, tmp_path_factory: p
     assert [int(tick) for tick in islice(loader, 5)] == [0, 1, 2, 3, 4]
 
 
-def test_ranks_get_different_examples_and_explore_differently(
-    data: TaskData, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    config = tiny_config(tmp_path_factory.getbasetemp() / "a" / "b", cache=tmp_path_factory.getbasetemp() / "cache")
-    datamodule, model = build_datamodule(config, data), build_model(config.model, data.spec)
-    slots = [datamodule.make_slots(model, rank, 2).next() for rank in (0, 1)]
-    indices = [set(one.fill(torch.device("cpu"))[0].indices.tolist()) for one in slots]
-    assert indices[0].isdisjoint(indices[1]) and len(indices[0]) == 6
-    assert not torch.equal(slots[0].generator.get_state(), slots[1].generator.get_state())
+@pytest.mark.parametrize(("size", "batch", "ranks"), [(12, 5, 2), (7, 2, 3), (5, 1, 2), (4, 8, 4), (9, 4, 2)])
+def test_ranks_share_the_validation_in_as_many_batches_each(data: TaskData, size: int, batch: int, ranks: int) -> None:
+    examples = data.val.select(torch.arange(size))
+    shares = [shared_batches(examples, batch, rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert torch.cat([one.indices for share in shares for one in share]).tolist() == list(range(size))
+    assert max(len(one) for share in shares for one in share) <= batch + 1
 
 
 def test_validation_takes_its_share_of_the_net_calls() -> None:

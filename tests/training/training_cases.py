@@ -91,13 +91,13 @@ def with_callback(config: RunConfig, name: str, **arguments: Any) -> RunConfig:
 
 
 class SignalAt(Callback):
-    """Send this process a signal after a step."""
+    """Send this process, or only the one of a rank, a signal after a step."""
 
-    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
-        self.step, self.number = step, number
+    def __init__(self, step: int, number: int = signal.SIGTERM, rank: int | None = None) -> None:
+        self.step, self.number, self.rank = step, number, rank
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
             os.kill(os.getpid(), self.number)
 
 

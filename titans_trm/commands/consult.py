@@ -12,10 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from titans_trm import schema
-from titans_trm.diagnostics.alert import Alert, at_least
-from titans_trm.diagnostics.events import read_events
 from titans_trm.diagnostics.record import read_signals
-from titans_trm.errors import InputError
 from titans_trm.specialist.audit import Audit
 from titans_trm.specialist.claude import require_agent
 from titans_trm.specialist.config import SpecialistConfig
@@ -87,22 +84,11 @@ def _opened(path: Path) -> "RunFolder":
     return RunFolder.open(path)
 
 
-def standing_alerts(folder: "RunFolder") -> list[Alert]:
-    """Return the root causes of severity warn and above that stood when the run ended, in the order of their alarms."""
-    path = folder.path / "diagnostics" / "events.jsonl"
-    if not path.is_file():
-        raise InputError(f"{folder.path} has no diagnostics/events.jsonl; it ran with diagnostics.mode=off.")
-    standing: dict[str, Alert] = {}
-    for event in read_events(path, lost=False):
-        if event["event"] in ("alert", "escalated"):
-            standing[event["rule"]] = Alert.from_dict(event)
-        elif event["event"] in ("cleared", "effect"):
-            standing.pop(event["rule"], None)
-    return [alert for alert in standing.values() if at_least(alert.severity, "warn")]
-
-
 def _of_run(folder: "RunFolder", settings: SpecialistConfig) -> ContextPackage:
-    alerts = standing_alerts(folder)
+    from titans_trm.commands.diagnose import diagnose
+
+    engine, _ = diagnose(folder)
+    alerts = engine.standing()
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     if not alerts:
         return context_of_request("Look at a run without alarms.", settings)

@@ -170,7 +170,7 @@ def _read(folder: Path) -> Built:
                 continue
             path = folder / f"{name}.{part}.npy"
             _checked(path, manifest["files"][path.name])
-            arrays[part] = np.load(path, allow_pickle=False)
+            arrays[part] = _load(path)
         sets[name] = ExampleSet(
             name=about["name"],
             inputs=torch.from_numpy(arrays["inputs"]),
@@ -181,6 +181,14 @@ def _read(folder: Path) -> Built:
             puzzle_ids=torch.from_numpy(arrays[_IDS]) if _IDS in arrays else None,
         )
     return sets, manifest["entries"]
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise InputError(f"{path}: not an array of numbers ({error}); remove the folder {path.parent}.") from None
+    return found
 
 
 def _checked(path: Path, digest: str) -> bytes:

@@ -68,7 +68,8 @@ def load_data(config: DataConfig) -> TaskData:
         **entries,
         "splits": {name: _describe(examples) for name, examples in splits.items()},
     }
-    logger.info("%s (%s): %s", task.spec.name, config.resolved_source, {n: len(s) for n, s in splits.items()})
+    counts = ", ".join(f"{len(examples):,} {name}" for name, examples in splits.items())
+    logger.info("%s (%s): %s", task.spec.name, config.resolved_source, counts)
     return TaskData(
         spec=task.spec,
         train=splits["train"],

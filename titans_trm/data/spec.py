@@ -19,6 +19,8 @@ Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 AugmentWithIds = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
 # (inputs (B, N), answers (B, N)) -> (B,) bool: is the answer right by the rules, whatever the target says?
 Validity = Callable[[Tensor, Tensor], Tensor]
+# Answers (B, N) to a view of each question -> the same as answers to the questions themselves
+Undo = Callable[[Tensor], Tensor]
 # The metric that chooses the best weights and is told first; of bits_per_byte less is better, of the others more.
 Headline = Literal["exact_accuracy", "valid_optimal", "token_accuracy", "bits_per_byte"]
 LOWER_IS_BETTER = ("bits_per_byte",)

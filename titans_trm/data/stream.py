@@ -19,7 +19,7 @@ class ExampleStream:
 
     The example at global position g is row `permutation(seed, epoch)[g % n]` of epoch `g // n`, varied by a symmetry
     drawn for the block of `block_size` positions it lies in. Everything is a function of (seed, position), so a stream
-    resumes exactly from its position, and rank r of R serves the global positions r, r + R, r + 2R, ...
+    resumes exactly from its position, and several processes share one by reading different positions of it.
 
     With `weights` (n,) an epoch still has n places, of which example i takes n w_i / sum(w) on average: rounded down or
     up, never further off (systematic sampling).
@@ -31,15 +31,11 @@ class ExampleStream:
         *,
         seed: int,
         augment: Augment | AugmentWithIds | None,
-        rank: int = 0,
-        world_size: int = 1,
         block_size: int = 1024,
         weights: Tensor | None = None,
     ) -> None:
         if not len(examples):
             raise ValueError(f"{examples.name} has no examples; a stream needs at least 1.")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank={rank} is not below world_size={world_size}; choose 0 to {world_size - 1}.")
         if block_size < 1:
             raise ValueError(f"block_size={block_size} is too small; choose 1 or more.")
         if weights is not None and (weights.shape != (len(examples),) or not (weights > 0).all()):
@@ -48,29 +44,34 @@ class ExampleStream:
             )
         self.examples = examples
         self._weights = weights
-        self.position = 0  # examples this rank has served
+        self.position = 0  # examples served
         self._seed, self._augment = seed, augment
-        self._rank, self._world_size, self._block_size = rank, world_size, block_size
+        self._block_size = block_size
         self._orders: dict[int, Tensor] = {}  # the last epoch's permutation
         self._blocks: dict[int, Batch] = {}  # the last block
 
     def take(self, count: int) -> Batch:
-        """Return the next `count` examples of this rank and move on."""
+        """Return the next `count` examples and move on."""
         if count < 1:
             raise ValueError(f"count={count} is too small; take 1 example or more.")
-        places = self._rank + self._world_size * torch.arange(self.position, self.position + count)
+        batch = self.read(self.position, count)
+        self.position += count
+        return batch
+
+    def read(self, start: int, count: int) -> Batch:
+        """Return the `count` examples (1 or more) from global position `start` on, without moving."""
+        places = torch.arange(start, start + count)
         blocks = places // self._block_size
         parts = [
             self._read_block(int(block)).select(places[blocks == block] - int(block) * self._block_size)
             for block in blocks.unique()
         ]
-        self.position += count
         return Batch.concat(parts)
 
     @property
     def epoch(self) -> float:
-        """Epochs served, over all ranks."""
-        return self.position * self._world_size / len(self.examples)
+        """Epochs served."""
+        return self.position / len(self.examples)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and what it is a position in."""
@@ -82,14 +83,13 @@ class ExampleStream:
             if name in state and state[name] != value:
                 raise ValueError(
                     f"The saved stream has {name}={state[name]}, this one {name}={value}: the order of examples would "
-                    "change; resume with the same data, seed and number of processes."
+                    "change; resume with the same data and seed."
                 )
         self.position = int(state["position"])
 
     def _identity(self) -> dict[str, Any]:
         return {
             "seed": self._seed,
-            "world_size": self._world_size,
             "block_size": self._block_size,
             "augmented": self._augment is not None,
             "examples_sha256": self.examples.sha256,

@@ -104,7 +104,7 @@ class Collector:
         numbers = iter(torch.cat([part.flatten().float() for part in parts]).tolist())  # the one transfer
         sums, maxima, labels, inputs, targets, *rest = [[next(numbers) for _ in range(size)] for size in sizes]
         values = self._interval_values(dict(zip(_SUMS, sums, strict=True)), dict(zip(_MAXIMA, maxima, strict=True)))
-        values |= self.labels.values(labels, len(seen.right)) | {"lr": lr} | self._system()
+        values |= self.labels.values(labels, len(seen.examples)) | {"lr": lr} | self._system()
         names: dict[str, list[str]] = {}
         if looked:
             values |= dict(zip(looked, rest[0], strict=True))
@@ -152,8 +152,9 @@ class Collector:
         first = (seen.steps == 1).float()
         now = seen.example_cross_entropy
         gain = unsolved = torch.zeros_like(first)
-        if group in self._previous:
-            was, was_right = self._previous[group]
+        previous = self._previous.get(group)
+        if previous is not None and len(previous[0]) == len(now):  # else the slots are spread over other batches since
+            was, was_right = previous
             unsolved = (1.0 - first) * (~was_right).float()
             gain = ((was - now) / was.clamp_min(_TINY)).clamp(-1.0, 1.0) * unsolved
         counted = torch.stack([now * first, first, gain, unsolved, seen.steps.float() * done, right * done, done]).sum(
@@ -233,7 +234,7 @@ def _latents(seen: Observation, before: Carry | None) -> dict[str, Tensor]:
         found["latent/spread"] = centred.square().mean().sqrt() / pooled.square().mean().sqrt().clamp_min(_TINY)
         found["latent/participation"] = gram.trace().square() / gram.square().sum().clamp_min(_TINY**2)
     if before is not None:
-        kept = (seen.steps > 1).float()
+        kept = (seen.carry.steps > 1).float()
         moved = (z - before.z.float()).flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1).clamp_min(_TINY)
         # With no slot beyond its first step there is nothing to compare: -1 says so.
         found["latent/change"] = torch.where(

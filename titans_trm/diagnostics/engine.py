@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from titans_trm.diagnostics.alert import SEVERITIES, Alert, at_least
+from titans_trm.diagnostics.alert import SEVERITIES, Alert, Severity, at_least
 from titans_trm.diagnostics.config import DiagnosticsConfig
 from titans_trm.diagnostics.rule import ALL, Finding, Rule
 from titans_trm.diagnostics.signals import RunFacts, Signals
@@ -104,6 +104,11 @@ class Engine:
             roots, key=lambda a: (not at_least(a.severity, "warn"), a.step, self._order[a.rule], a.since_step)
         )
 
+    def standing(self, severity: Severity = "warn") -> list[Alert]:
+        """Return the root causes of `severity` and above that are not over, in the order of `diagnosis`."""
+        now = [alert for alert in self.diagnosis() if self.active.get(alert.rule) == alert]
+        return [alert for alert in now if at_least(alert.severity, severity)]
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that decides what is raised next, as plain values; rules about the process are left out."""
         lasting = [name for name, rule in self.rules.items() if not rule.of_process]
@@ -177,21 +182,26 @@ class Engine:
     def _is_due(self, name: str) -> bool:
         since = self._tracks[name].waiting_since
         assert since is not None
-        grave = _severity(self.rules[name], self._findings[name]) == "fatal"
+        grave = self._graveness(name) == "fatal"
         return grave or self.checks - since >= self.config.settle_checks
+
+    def _graveness(self, name: str) -> Severity:
+        return _severity(self.rules[name], self._findings[name])
 
     def _has_due_effect(self, name: str, waiting: Sequence[str]) -> bool:
         return any(other in self._explains[name] and self._is_due(other) for other in waiting)
 
     def _cause(self, name: str, waiting: Sequence[str]) -> str | None:
         """Return the active or waiting rule that explains `name`: the deepest in causal order."""
-        severity = _severity(self.rules[name], self._findings[name])
+        severity = self._graveness(name)
         for other in self.rules:
             if name in self._explains[other] and other != name:
                 alert = self.active.get(other) or self._over_lately(other)
                 if alert is not None and alert.cause is None and not _hides(alert.severity, severity):
                     return other
-                if other in waiting and not _hides(_severity(self.rules[other], self._findings[other]), severity):
+                # Of two that explain each other, the first in causal order is the cause.
+                mutual = other in self._explains[name] and self._order[name] < self._order[other]
+                if other in waiting and not mutual and not _hides(self._graveness(other), severity):
                     return other
         return None
 
@@ -247,11 +257,11 @@ class Engine:
         return alert
 
 
-def _severity(rule: Rule, finding: Finding) -> Any:
+def _severity(rule: Rule, finding: Finding) -> Severity:
     return finding.severity or rule.severity
 
 
-def _hides(cause: Any, effect: Any) -> bool:
+def _hides(cause: Severity, effect: Severity) -> bool:
     """Tell whether an effect is too grave to be hidden behind a cause that calls nobody."""
     return not at_least(cause, "warn") and at_least(effect, "warn")
 

@@ -56,18 +56,6 @@ TIGHTER_CLIP = Remedy(
     changes=(Change("trainer.gradient_clip_val", "multiply", 0.5, low=0.1, high=10.0),),
     verification=Verification("grad/norm_max", "<", 10.0, within_steps=300),
 )
-SMALLER_MEMORY_STEP = Remedy(
-    id="memory_lr_scale",
-    advice="halve the cap of the memory's inner step size.",
-    changes=(Change("model.memory.max_step_size", "multiply", 0.5, low=0.1, high=1.0),),
-    verification=Verification("loss/cross_entropy", "<", float("inf"), within_steps=300),
-)
-TIGHTER_INNER_CLIP = Remedy(
-    id="memory_max_grad_norm",
-    advice="cap the memory's inner gradients at norm 1.",
-    changes=(Change("model.memory.max_inner_grad", "set", 1.0, low=0.1, high=10.0),),
-    verification=Verification("loss/cross_entropy", "<", float("inf"), within_steps=300),
-)
 ROLL_BACK = Remedy(
     id="rollback_last_good",
     advice="go back to the last checkpoint from before it began.",
@@ -82,6 +70,29 @@ SKIP_BATCHES = Remedy(
 )
 STOP_EARLY = Remedy(id="early_stop", advice="stop here and use checkpoints/best.ckpt.", action="early_stop")
 STOP = Remedy(id="stop_run", advice="stop: what is measured from here on means nothing.", action="stop")
+
+
+def calm_memory(signal: str, limit: float) -> tuple[Remedy, Remedy]:
+    """Return what makes the inner steps of a memory smaller; it worked once `signal` is below `limit` again.
+
+    Args:
+        signal: of the memory that is out of bounds, such as `memory/block0/write`.
+        limit: the one that it crossed.
+    """
+    worked = Verification(signal, "<", limit, within_steps=300)
+    smaller_step = Remedy(
+        id="memory_lr_scale",
+        advice="halve the cap of the memory's inner step size.",
+        changes=(Change("model.memory.max_step_size", "multiply", 0.5, low=0.1, high=1.0),),
+        verification=worked,
+    )
+    tighter_clip = Remedy(
+        id="memory_max_grad_norm",
+        advice="cap the memory's inner gradients at norm 1.",
+        changes=(Change("model.memory.max_inner_grad", "set", 1.0, low=0.1, high=10.0),),
+        verification=worked,
+    )
+    return smaller_step, tighter_clip
 
 
 def advise(text: str) -> Remedy:

@@ -18,6 +18,7 @@ def measure_latency(
     examples: ExampleSet,
     *,
     adaptive: bool,
+    halt_above: float = 0.0,
     most: int,
     seconds: float,
     autocast: torch.autocast | None,
@@ -37,7 +38,7 @@ def measure_latency(
             break
         batch = examples.batch([turn % len(examples)]).to(device)
         with autocast or torch.autocast(device.type, enabled=False):
-            solution = solve(model, batch.inputs, batch.puzzle_ids, adaptive=adaptive)
+            solution = solve(model, batch.inputs, batch.puzzle_ids, adaptive=adaptive, halt_above=halt_above)
         solution.steps.tolist()  # waits for the device
         if turn >= 0:
             times.append(1000 * (time.perf_counter() - started))

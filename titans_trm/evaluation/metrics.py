@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 from titans_trm.data.spec import Validity
 from titans_trm.models.inference import Solution
@@ -33,9 +33,9 @@ class SolveMetrics(nn.Module):
             "exact_accuracy_step_1",
         )
         names += ("valid_optimal",) * (valid is not None) + ("bits_per_byte",) * bits_per_byte
-        # torchmetrics warns when a mean is read before it was fed; here reading an empty one is the caller's error.
-        self.means = MetricCollection({name: MeanMetric(nan_strategy="error") for name in names})
-        self.num_examples = 0
+        # A NaN is what diverged weights give: it is passed on, for whoever watches the run, and must not end it here.
+        self.means = MetricCollection({name: MeanMetric(nan_strategy="disable") for name in names})
+        self.num_examples = SumMetric(nan_strategy="disable")
 
     @torch.no_grad()
     def update(self, solution: Solution, targets: Tensor, inputs: Tensor | None = None) -> None:
@@ -66,21 +66,21 @@ class SolveMetrics(nn.Module):
             self.means[name].update(value.float())
         if self.bits_per_byte:
             self.means["bits_per_byte"].update(nats / counts / math.log(2.0), weight=counts)
-        self.num_examples += len(targets)
+        self.num_examples.update(float(len(targets)))
 
     def compute(self) -> dict[str, float]:
         """Return all means and `num_examples`."""
         values = {name: float(value) for name, value in self.means.compute().items()}
-        return values | {"num_examples": float(self.num_examples)}
+        return values | {"num_examples": float(self.num_examples.compute())}
 
     def reset(self) -> None:
         """Forget everything."""
         self.means.reset()
-        self.num_examples = 0
+        self.num_examples.reset()
 
 
-def adaptive_steps(halting_logits: Tensor) -> Tensor:
+def adaptive_steps(halting_logits: Tensor, halt_above: float = 0.0) -> Tensor:
     """Return the supervision steps (B,) an adaptive run takes, from the halting logits (B, S) of a full run."""
-    wants = halting_logits > 0
+    wants = halting_logits > halt_above
     first = wants.int().argmax(dim=1) + 1
     return torch.where(wants.any(dim=1), first, halting_logits.shape[1])

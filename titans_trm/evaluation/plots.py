@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titans_trm.evaluation.results import Calibration, Difficulty, Estimate, StepResult
+from titans_trm.evaluation.scaling import METHODS, ScalingPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _FIRST, _SECOND, _QUIET = "#1f77b4", "#d95f02", "#7a7a7a"  # told apart by colour-blind readers as well
+_COLOURS = (_FIRST, _SECOND, "#1b9e77", "#7570b3", "#e7298a")  # of several lines in one picture
 _DPI = 110
 _MOST_NUMBERED = 20  # classes whose cells carry their numbers
 
@@ -79,6 +81,37 @@ def draw_halting(path: Path, steps: list[StepResult], difficulty: Difficulty, ti
         _depth(right, difficulty)
 
     _save(path, (10.5, 4.4), draw)
+
+
+def draw_scaling(path: Path, points: list[ScalingPoint], title: str) -> None:
+    """Draw accuracy against net calls and against CPU-seconds, a line for each way to spend them."""
+
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        figure.suptitle(title, fontsize=11)
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axis, cost, scale in ((left, "net_calls", 1.0), (right, "cpu_seconds", 1e3)):
+            for method, colour in zip(METHODS, _COLOURS, strict=True):
+                mine = sorted((one for one in points if one.method == method), key=lambda one: getattr(one, cost))
+                if mine:
+                    x = [scale * getattr(one, cost) for one in mine]
+                    _points(axis, x, [one.accuracy for one in mine], colour)
+                    axis.plot([], [], color=colour, marker="o", markersize=4, label=METHODS[method].label)
+            best = [one for one in points if one.frontier]
+            values = [one.accuracy.value for one in best]
+            axis.scatter([scale * getattr(one, cost) for one in best], values, s=90, facecolors="none", edgecolors="k")
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        left.set_xlabel("net calls of an example")
+        right.set_xlabel("CPU-milliseconds of an example")
+        left.set_ylabel("share right")
+        left.set_title("Ringed: nothing is better for as few net calls", fontsize=10)
+        right.legend(fontsize=8, loc="lower right")
+
+    _save(path, (11.0, 4.8), draw)
 
 
 def _reliability(axis: "Axes", found: Calibration, name: str) -> None:

@@ -83,20 +83,18 @@ class Intervals:
         return flat.reshape(self.num_units, count).astype(float)
 
     def estimates(self, sums: Floats, statistic: Statistic) -> list[Estimate]:
-        """Return `statistic` of `sums` (U, K) as M estimates with BCa intervals (Efron 1987)."""
+        """Return `statistic` of `sums` (U, K) as M estimates with BCa intervals (Efron 1987).
+
+        A single unit says nothing of the spread between groups: its estimates are values without an interval.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             values = statistic(sums.sum(axis=0))
             low, high = self._interval(sums, statistic)
-        return [
-            Estimate(value=float(value), ci_low=float(a), ci_high=float(b), method="bootstrap")
-            if np.isfinite([value, a, b]).all()
-            else UNDEFINED
-            for value, a, b in zip(values, low, high, strict=True)
-        ]
+        return [_estimate(float(value), float(a), float(b)) for value, a, b in zip(values, low, high, strict=True)]
 
     def _interval(self, sums: Floats, statistic: Statistic) -> tuple[Floats, Floats]:
         """Return the ends (M,); those of a metric without spread are its value."""
-        if self.num_units == 1:  # nothing is known of the spread between groups
+        if self.num_units == 1:
             unknown = np.full(statistic(sums[0]).shape, np.nan)
             return unknown, unknown
 
@@ -121,6 +119,15 @@ class Intervals:
         bca = found.confidence_interval
         known = np.isfinite(bca.low) & np.isfinite(bca.high)
         return np.where(known, bca.low, low), np.where(known, bca.high, high)
+
+
+def _estimate(value: float, low: float, high: float) -> Estimate:
+    """Return a value with the interval it has; what is not finite is not defined."""
+    if not np.isfinite(value):
+        return UNDEFINED
+    if not np.isfinite([low, high]).all():
+        return Estimate(value=value, ci_low=None, ci_high=None, method="none")
+    return Estimate(value=value, ci_low=low, ci_high=high, method="bootstrap")
 
 
 def _counts(indices: NDArray[np.int64], units: int) -> Floats:

@@ -207,6 +207,7 @@ class Evaluation:
     checkpoint_sha256: str
     global_step: int
     weights: Literal["ema", "raw"]
+    halting_probability: float = 0.5  # sigmoid of the halting logit above which an adaptive example stops
     confidence: float  # level of all intervals
     examples_sha256: str
     file: str | None  # scored file; null: a split of the run's data

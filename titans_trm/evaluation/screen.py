@@ -63,6 +63,10 @@ def _halting(result: Evaluation, level: str) -> Table:
             f"{gain.only_full_right} examples lost, {gain.only_adaptive_right} won, McNemar p {gain.mcnemar_p:.2g}; "
             f"{gain.net_calls_ratio:.2f} times fewer net calls, {gain.time_ratio:.2f} times the speed"
         )
+    if result.halting_probability != 0.5:
+        caption.append(
+            f"adaptive: an example stops when its halting probability is above {result.halting_probability:g}"
+        )
     for mode, latency in (("full", result.cost.latency_full_ms), ("adaptive", result.cost.latency_adaptive_ms)):
         if latency is not None:
             caption.append(

@@ -26,7 +26,7 @@ class Solved:
     scored: Tensor  # (n,) scored tokens
     valid: Tensor  # (n,) bool, right by the rules of the task; where there are none beside the target, as `exact`
     steps: Tensor  # (n,) supervision steps run
-    adaptive_exact: Tensor  # (n,) bool, exactly right at the first positive halting logit
+    adaptive_exact: Tensor  # (n,) bool, exactly right at the first halting logit above `halt_above`
     adaptive_steps: Tensor  # (n,) supervision steps until then; of an adaptive run those it ran
     # After each step; an example that has stopped keeps what it had.
     exact_by_step: Tensor  # (n, S) bool, exactly right
@@ -54,6 +54,7 @@ def solve_examples(
     batch_size: int,
     ignore_index: int,
     adaptive: bool = False,
+    halt_above: float = 0.0,
     autocast: torch.autocast | None = None,
     on_batch: Callable[[int], None] | None = None,
     valid: Validity | None = None,
@@ -66,6 +67,7 @@ def solve_examples(
         batch_size: examples at once.
         ignore_index: targets that are not scored.
         adaptive: let each example stop by its halting logit and leave the batch.
+        halt_above: halting logit above which it stops.
         autocast: precision of the products; None for that of the weights.
         on_batch: told the number of examples after each batch, for a progress bar.
         valid: the task's own judgement of an answer, where several are right.
@@ -81,9 +83,12 @@ def solve_examples(
         started = time.perf_counter()
         batch = examples.batch(torch.arange(start, min(start + batch_size, len(examples)))).to(device)
         with autocast or torch.autocast(device.type, enabled=False):
-            solution = solve(model, batch.inputs, batch.puzzle_ids, adaptive=adaptive, keep_steps=True)
+            solution = solve(
+                model, batch.inputs, batch.puzzle_ids, adaptive=adaptive, halt_above=halt_above, keep_steps=True
+            )
         nats = _nats(solution, batch.targets, ignore_index)
-        scores = {name: one.cpu() for name, one in _score(solution, batch.targets, nats, ignore_index, most).items()}
+        columns_here = _score(solution, batch.targets, nats, ignore_index, most, halt_above)
+        scores = {name: one.cpu() for name, one in columns_here.items()}
         positions += torch.stack((nats.double().sum(dim=0), (batch.targets != ignore_index).sum(dim=0))).cpu()
         seconds += time.perf_counter() - started
         scores["valid"] = scores["exact"] if valid is None else valid(batch.inputs, solution.answers).cpu()
@@ -110,14 +115,16 @@ def _nats(solution: Solution, targets: Tensor, ignore_index: int) -> Tensor:
     )
 
 
-def _score(solution: Solution, targets: Tensor, nats: Tensor, ignore_index: int, most: int) -> dict[str, Tensor]:
+def _score(
+    solution: Solution, targets: Tensor, nats: Tensor, ignore_index: int, most: int, halt_above: float
+) -> dict[str, Tensor]:
     """Return the columns of `Solved`, from `exact` to `answers`, with `most` steps."""
     assert solution.step_answers is not None
     scored = targets != ignore_index
     counts = scored.sum(dim=1)
     right = ((solution.answers == targets) & scored).sum(dim=1)
     right_by_step = ((solution.step_answers == targets[:, None]) & scored[:, None]).sum(dim=2)
-    stop = adaptive_steps(solution.halting_logits)
+    stop = adaptive_steps(solution.halting_logits, halt_above)
     exact_by_step = right_by_step == counts[:, None]
     ran = torch.arange(most, device=stop.device).minimum(solution.steps[:, None] - 1)  # step whose answer stands
     return {

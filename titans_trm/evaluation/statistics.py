@@ -12,13 +12,14 @@ def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tup
     """Return the Wilson score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209).
 
     Unlike the normal approximation it stays inside [0, 1] and has a width at 0 of n and at n of n, where a good or a
-    hopeless model is. `n` may be an effective number of examples, and `successes` a fraction times `n`.
+    hopeless model is. `n` may be an effective number of examples, even below 1 where few groups disagree, and
+    `successes` a fraction times `n`.
 
     Raises:
-        ValueError: `n` is below 1, `successes` lies outside 0..n, or `confidence` outside (0, 1).
+        ValueError: `n` is not above 0, `successes` lies outside 0..n, or `confidence` outside (0, 1).
     """
-    if n < 1:
-        raise ValueError(f"n={n} gives no interval; an estimate needs 1 example or more.")
+    if n <= 0:
+        raise ValueError(f"n={n} gives no interval; an estimate needs examples.")
     if not 0.0 <= successes <= n:
         raise ValueError(f"successes={successes} lies outside 0 to n={n}; give a count of the n examples.")
     if not 0.0 < confidence < 1.0:

@@ -33,6 +33,7 @@ def compute_act_loss(
     undecided: Tensor | None = None,
     step: int = 0,
     all_gather: AllGather | None = None,
+    count: Tensor | None = None,
 ) -> ACTLoss:
     """Return the loss of the halting head.
 
@@ -54,11 +55,12 @@ def compute_act_loss(
             only ones the diversity term looks at; None = all.
         step: optimiser step, for annealing.
         all_gather: gathers over DDP ranks (see `diversity.AllGather`); None = this rank only.
+        count: what the halting loss is divided by in place of the number of scored entries.
 
     Raises:
         ValueError: shapes differ, or `detached_halting_logits` is missing.
     """
-    halting = halting_loss(halting_logits, right, scored)
+    halting = halting_loss(halting_logits, right, scored, count=count)
     mask = _both(scored, undecided)
     weight = diversity_weight(config, step)
     if config.diversity == "variance_hinge":

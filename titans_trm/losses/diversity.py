@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Gathers equal-shaped tensors (K, n) of all ranks into (world_size, K, n). It must be differentiable, its backward
-# summing over ranks; `functools.partial(lightning_module.all_gather, sync_grads=True)` is.
+# summing over ranks; `titans_trm.training.ranks.Ranks.gather_with_gradient` is.
 AllGather = Callable[[Tensor], Tensor]
 
 

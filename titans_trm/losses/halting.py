@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def halting_loss(halting_logits: Tensor, right: Tensor, scored: Tensor | None = None) -> Tensor:
+def halting_loss(
+    halting_logits: Tensor, right: Tensor, scored: Tensor | None = None, *, count: Tensor | None = None
+) -> Tensor:
     """Return the mean binary cross-entropy of halting logits against "this answer is right", a scalar in nats.
 
     Runs in float32 (float64 if the logits are), from logits, so that no probability can round to 0 or 1.
@@ -17,6 +19,7 @@ def halting_loss(halting_logits: Tensor, right: Tensor, scored: Tensor | None = 
         halting_logits: (B,), or (B, N) for one logit per token.
         right: same shape, bool, or a probability in float.
         scored: same shape, bool; entries that are False do not count. None: all count. None scored gives 0.
+        count: what the sum is divided by in place of the number of scored entries.
     """
     if halting_logits.shape != right.shape:
         raise ValueError(
@@ -27,7 +30,7 @@ def halting_loss(halting_logits: Tensor, right: Tensor, scored: Tensor | None = 
     loss = F.binary_cross_entropy_with_logits(logits, right.to(logits.dtype), reduction="none")
     if scored is None:
         return loss.mean()
-    return loss.masked_fill(~scored, 0.0).sum() / scored.sum().clamp(min=1)
+    return loss.masked_fill(~scored, 0.0).sum() / (scored.sum().clamp(min=1) if count is None else count)
 
 
 def exactly_right(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, V vocabulary.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from titans_trm.losses.act import compute_act_loss
@@ -55,7 +56,8 @@ def compute_loss(
             None = all.
         step: optimiser step, for annealing of the diversity term.
         ignore_index: target of tokens that are not scored.
-        all_gather: gathers over DDP ranks for the diversity term (see `diversity.AllGather`).
+        all_gather: gathers over DDP ranks (see `diversity.AllGather`): every mean is then over the examples of all
+            ranks, and gradients averaged over ranks, as DDP does, are those of one process with the whole batch.
         class_weights: (V,) factor of each scored token by its target (`class_weights` in the data); None = all 1.
     """
     right, scored = token_right(logits, targets, ignore_index)
@@ -69,9 +71,9 @@ def compute_loss(
         focal_gamma=config.focal_gamma,
         class_weights=class_weights,
     )
-    has_target = scored.any(-1)
-    cross_entropy = example_cross_entropy.sum() / has_target.sum().clamp(min=1)
-    per_token = halting_logits.ndim == 2
+    has_target, per_token = scored.any(-1), halting_logits.ndim == 2
+    num_examples, num_entries = _mean_counts(has_target, scored if per_token else has_target, all_gather)
+    cross_entropy = example_cross_entropy.sum() / num_examples
     if per_token and undecided is not None:
         undecided = undecided.unsqueeze(1).expand_as(scored)
     act = compute_act_loss(
@@ -84,6 +86,7 @@ def compute_loss(
         undecided=undecided,
         step=step,
         all_gather=all_gather,
+        count=num_entries,
     )
     return LossTerms(
         total=cross_entropy + act.total,
@@ -94,3 +97,14 @@ def compute_loss(
         exactly_right=exact,
         token_accuracy=accuracy,
     )
+
+
+def _mean_counts(first: Tensor, second: Tensor, all_gather: AllGather | None) -> tuple[Tensor, Tensor]:
+    """Return how many entries are True in each mask: the mean over ranks, since their gradients are averaged."""
+    counts = torch.stack((first.sum(), second.sum()))
+    if all_gather is None:
+        counts = counts.clamp(min=1)
+    else:
+        of_ranks = all_gather(counts.float().unsqueeze(1))  # (R, 2, 1)
+        counts = of_ranks.sum(0).clamp(min=1).squeeze(1) / len(of_ranks)
+    return counts[0], counts[1]

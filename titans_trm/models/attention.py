@@ -4,15 +4,60 @@
 - `window=w`: a causal model sees positions i-w < j <= i, a grid |i-j| < w; `None` sees everything allowed.
 - Persistent tokens (Titans eq. 19) are keys and values without a position, visible from everywhere.
 - Long sequences run in blocks of w queries against the neighbouring blocks only: O(N w) memory, never an (N, N) mask.
+- A stream keeps the keys and values of its last w - 1 positions; `Reach` says what new tokens see of them.
 
 B batch, N sequence, D width, H heads, d = D / H, P persistent tokens, w window.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from titans_trm.models.rotary import apply_rotary
+from titans_trm.models.rotary import apply_rotary, rotary_tables
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the N new tokens of a stream see; the same in every block and net call."""
+
+    rotary: tuple[Tensor, Tensor]  # cos and sin at their absolute positions: (N, d / 2), or (B, 1, N, d / 2)
+    visible: Tensor | None  # (N, P + M + N) or (B, 1, N, P + M + N) bool over all keys; None: each sees all of them
+    keep: int  # positions whose keys and values the next tokens may need
+
+    @classmethod
+    def of(
+        cls,
+        positions: Sequence[int],
+        num_new: int,
+        *,
+        window: int | None,
+        num_persistent: int,
+        head_width: int,
+        theta: float,
+        device: torch.device,
+    ) -> "Reach":
+        """Return the reach of `num_new` tokens behind sequences that have read `positions` (B) tokens."""
+        longest = max(positions)
+        most = longest + num_new if window is None else window - 1
+        cached = min(longest, most)
+        new = torch.arange(num_new, device=device)
+        same = len(set(positions)) == 1
+        starts = torch.tensor(positions[:1] if same else positions, device=device)
+        places = starts[0] + new if same else starts[:, None, None] + new
+        visible = None
+        if num_new > 1 or min(positions) < cached:
+            distance = cached + new[:, None] - torch.arange(cached + num_new, device=device)
+            visible = (distance >= 0) & (distance <= most)
+            if min(positions) < cached:  # a sequence that started later has its keys at the end of the cache
+                exists = torch.arange(cached + num_new, device=device) >= cached - starts[:, None]
+                visible = visible & exists[:, None, None]
+            visible = F.pad(visible, (num_persistent, 0), value=True)
+        return cls(rotary_tables(places, head_width, theta), visible, min(longest + num_new, most))
 
 
 class SlidingWindowAttention(nn.Module):
@@ -44,6 +89,27 @@ class SlidingWindowAttention(nn.Module):
             memory = tuple(t.to(q.dtype).expand(x.shape[0], -1, -1, -1) for t in (pq, pk, pv))
         out = self._attend(q, k, v, memory)
         return out.transpose(1, 2).flatten(2)
+
+    def persistent_keys(self, persistent: Tensor) -> KeysValues:
+        """Return keys and values (1, H, P, d) of the learned tokens (P, D)."""
+        _, k, v = self._heads(self.qkv(persistent)[None])
+        return k, v
+
+    def extend(
+        self, x: Tensor, persistent: KeysValues | None, cache: KeysValues | None, reach: Reach
+    ) -> tuple[Tensor, KeysValues]:
+        """Attend from the next tokens `x` (B, N, D) of a stream to the cached ones, themselves and `persistent`.
+
+        Returns (B, N, D), heads concatenated, not yet projected; and the cache (B, H, M, d) for the tokens to come.
+        """
+        q, k, v = self._heads(self.qkv(x))
+        q, k = apply_rotary(q, *reach.rotary), apply_rotary(k, *reach.rotary)
+        parts = [] if persistent is None else [tuple(t.to(k.dtype).expand(len(x), -1, -1, -1) for t in persistent)]
+        parts += [] if cache is None else [cache]
+        keys, values = (torch.cat(part, dim=2) for part in zip(*parts, (k, v), strict=True))
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=reach.visible)
+        first = keys.shape[2] - reach.keep
+        return out.transpose(1, 2).flatten(2), (keys[:, :, first:], values[:, :, first:])
 
     def _heads(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split (B, N, 3 D) into q, k, v of shape (B, H, N, d)."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Gate = Literal["product", "convex", "attention_only", "memory_only"]
 MemoryCarry = Literal["reset", "cycles", "steps"]
+Recompute = Literal["none", "chunk", "segment"]
 
 # Unknown keys are an error when a configuration is built from YAML or JSON (read by `titans_trm.schema`).
 _STRICT = {"extra": "forbid"}
@@ -33,6 +34,9 @@ class MemoryConfig:
     forgetting: bool = True  # False: alpha = 0, nothing is forgotten (ablation)
     max_step_size: float = 1.0  # theta is sigmoid(.) * max_step_size / C: cap of the step of one chunk
     max_inner_grad: float = 10.0  # cap of the Frobenius norm of one token's inner gradient, per weight matrix
+    recompute: Recompute = (
+        "chunk"  # what the backward pass computes again: none, the inside of each chunk, or segment: states too
+    )
     carry: MemoryCarry = (
         "reset"  # reset: each net call starts anew; cycles: kept within a supervision step; steps: across
     )
@@ -46,6 +50,7 @@ class MemoryConfig:
         _one_of("memory.read", self.read, ("post", "pre"))
         _positive("memory.max_step_size", self.max_step_size)
         _positive("memory.max_inner_grad", self.max_inner_grad)
+        _one_of("memory.recompute", self.recompute, ("none", "chunk", "segment"))
         _one_of("memory.carry", self.carry, ("reset", "cycles", "steps"))
 
 

@@ -1,11 +1,13 @@
 """Solve a batch: supervision steps in turn, all of them (`full`) or as many as each example needs (`adaptive`)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.models.trm_wrapper import Carry
 
 
 @dataclass
@@ -27,8 +29,12 @@ def solve(
     puzzle_ids: Tensor | None = None,
     *,
     adaptive: bool = False,
+    halt_above: float = 0.0,
+    patience: int | None = None,
     max_steps: int | None = None,
     keep_steps: bool = False,
+    start: Carry | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> Solution:
     """Run supervision steps on `inputs` (B, N) until they are done.
 
@@ -36,10 +42,15 @@ def solve(
         model: the model; its training flag is left as it is (it has no dropout).
         inputs: tokens (B, N) int64.
         puzzle_ids: (B,) int64 where the model has puzzle embeddings.
-        adaptive: stop an example once its halting logit is above 0, and take it out of the batch. Otherwise every
-            example runs all steps.
+        adaptive: stop an example once its halting logit is above `halt_above`, and take it out of the batch. Otherwise
+            every example runs all steps.
+        halt_above: halting logit; at 0, where training halts, being right is as likely as not. Higher is surer.
+        patience: stop an example once its answer has stayed the same for so many further steps, and take it out of the
+            batch: convergence, which needs no halting head. With `adaptive` whichever comes first.
         max_steps: most supervision steps; `halting.max_supervision_steps` if not given, more is allowed.
         keep_steps: also return the answer after every step.
+        start: carry to start from, such as one with noise; `initial_carry` if not given.
+        on_step: called after every supervision step, for a clock.
 
     Returns:
         The solution; rows that are still running are computed exactly as in a full run.
@@ -47,10 +58,13 @@ def solve(
     limit = model.config.halting.max_supervision_steps if max_steps is None else max_steps
     if limit < 1:
         raise ValueError(f"max_steps={limit} runs nothing; choose 1 or more.")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience={patience} stops before any answer could change; choose 1 or more.")
     batch, length = inputs.shape
     record = _Record(batch, length, limit, keep_steps, inputs.device)
     rows = torch.arange(batch, device=inputs.device)
-    carry = model.initial_carry(batch, length)
+    carry = model.initial_carry(batch, length) if start is None else start
+    last, unchanged = torch.full_like(inputs, -1), torch.zeros_like(rows)  # answers so far; steps they have stayed
     net_calls = 0
     for step in range(limit):
         output = model(inputs[rows], carry, None if puzzle_ids is None else puzzle_ids[rows])
@@ -58,8 +72,15 @@ def solve(
         net_calls += len(rows) * model.net_calls_per_step
         halting = output.halting_logits if output.halting_logits.dim() == 1 else output.halting_logits.amin(dim=1)
         record.add(step, rows, output.logits, halting)
-        if adaptive:
-            running = halting <= 0
+        if on_step is not None:
+            on_step()
+        running = ~(halting > halt_above) if adaptive else torch.ones_like(rows, dtype=torch.bool)
+        if patience is not None:
+            answers = output.logits.argmax(dim=-1)
+            unchanged[rows] = torch.where((answers == last[rows]).all(dim=1), unchanged[rows] + 1, 0)
+            last[rows] = answers
+            running &= unchanged[rows] < patience
+        if adaptive or patience is not None:
             rows, carry = rows[running], carry.select(running.nonzero().squeeze(1))
             if len(rows) == 0:
                 break

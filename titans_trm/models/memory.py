@@ -1,14 +1,20 @@
 """Long-term memory learned at test time: the module. State: `memory_state`; arithmetic: `memory_chunk`."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from titans_trm.models import memory_chunk as dual
 from titans_trm.models.config import MemoryConfig
 from titans_trm.models.memory_chunk import Rows
+from titans_trm.models.memory_kernel import ChunkStep, Options, pack, unpack
+from titans_trm.models.memory_projection import ProjectedHeads
+from titans_trm.models.memory_set_kernel import SetStep
 from titans_trm.models.memory_state import MemoryState
 
 _KEEP_LOGIT = 5.0  # 1 - alpha = .993 at the start: half of a memory is left after about 100 tokens
@@ -142,6 +148,7 @@ class NeuralMemory(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # the core casts its products itself
             run = self._in_order if self.causal else self._at_once
             out, after = run(state, queries, keys, values, logits, return_state, seen)
+            out = dual.finish(queries, out, self._head_gain)
             out = F.rms_norm(out, out.shape[-1:]).permute(1, 2, 0, 3).flatten(2)
         if stats is not None and seen:
             stats.update({name: torch.stack([entry[name] for entry in seen]).mean(0) for name in seen[0]})
@@ -151,6 +158,10 @@ class NeuralMemory(nn.Module):
     @property
     def _chunk_size(self) -> int:
         return self.config.chunk_size if self.causal else 0
+
+    @property
+    def _recomputes(self) -> bool:
+        return self.config.recompute != "none"
 
     @property
     def _head_gain(self) -> Tensor:
@@ -180,19 +191,12 @@ class NeuralMemory(nn.Module):
         self, x: Tensor, conv_tail: Tensor | None, num_queries_from: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return queries, keys, values `(H, B, T, d)` in the dtype of products, and the new tail of the convolution."""
-        qkv, tail = self.qkv(x), None
+        qkv, tail, taps = self.qkv(x), None, None
         if self.conv is not None and conv_tail is not None:
-            length = x.shape[1]
-            padded = torch.cat((conv_tail.to(qkv.dtype).expand(x.shape[0], -1, -1), qkv), dim=1)
-            tail = padded[:, length:]
-            # Shifted products: faster than a grouped convolution here, and no transpose to channels first.
-            taps = self.conv.to(qkv.dtype).squeeze(1).unbind(-1)
-            qkv = padded[:, :length] * taps[0]
-            for i, tap in enumerate(taps[1:], start=1):
-                qkv = torch.addcmul(qkv, padded[:, i : i + length], tap)
-        heads = F.silu(qkv).unflatten(-1, (3, self.config.num_heads, -1)).permute(2, 3, 0, 1, 4)
-        queries = _unit(heads[0, :, :, num_queries_from:].contiguous())
-        return queries, _unit(heads[1].contiguous()), heads[2].contiguous(), tail
+            qkv = torch.cat((conv_tail.to(qkv.dtype).expand(x.shape[0], -1, -1), qkv), dim=1)
+            tail, taps = qkv[:, x.shape[1] :], self.conv.to(qkv.dtype).squeeze(1)
+        queries, keys, values = ProjectedHeads.apply(qkv, taps, self.config.num_heads)
+        return queries[:, :, num_queries_from:], keys, values, tail
 
     def _gate_logit_rows(self, x: Tensor) -> Tensor:
         """Return gate logits `(gates, L, H, B, N)` in at least float32."""
@@ -215,7 +219,8 @@ class NeuralMemory(nn.Module):
         # One alpha and one eta for a set: from the mean of its tokens' logits, so that no order enters.
         shared = logits[1:] if self.causal else logits[1:].mean(-1, keepdim=True)
         log_gates = F.logsigmoid(shared)
-        log_keep = log_gates[0] if self.config.forgetting else torch.zeros_like(theta[..., :1]).expand_as(theta)
+        every = theta if self.causal else theta[..., :1]
+        log_keep = log_gates[0] if self.config.forgetting else torch.zeros_like(every)
         log_momentum = log_gates[-1] if self.has_momentum else None
         if seen is not None:
             with torch.no_grad():
@@ -240,9 +245,19 @@ class NeuralMemory(nn.Module):
         seen: list[dict[str, Tensor]] | None,
     ) -> tuple[Tensor, MemoryState | None]:
         """Write a set, then read it."""
+        if self._recomputes and seen is None:
+            options = self._options(keys.shape[2])
+            first, second = pack(state, keys.shape[1])
+            out, first, second = SetStep.apply(
+                first, second, keys, values, queries, logits, self._head_gain, options, return_state
+            )
+            if not return_state:
+                return out, None
+            weights, momentum = unpack(first, second)
+            return out, replace(state, weights=weights, momentum=momentum)
         rows = self._rows(state.weights, keys, values, logits, seen)
         decays = dual.set_decays(rows)
-        out = dual.read(state.weights, state.momentum, self._head_gain, rows, decays, queries)
+        out = dual.read(state.weights, state.momentum, rows, decays, queries)
         if not return_state:
             return out, None
         weights, momentum = dual.write(state.weights, state.momentum, rows, decays)
@@ -261,23 +276,78 @@ class NeuralMemory(nn.Module):
         """Write and read tokens chunk by chunk; a piece ends where the chunk of any sequence does."""
         lengths = self._piece_lengths(state.phases, keys.shape[2])
         unread = keys.shape[2] - queries.shape[2]
+        whole = range(0)
+        if self._recomputes and seen is None:
+            whole = self._whole_chunks(state.phases, lengths, unread, return_state)
         # Split once: slices would each fill a zero gradient as long as the sequence.
-        pieces = zip(keys.split(lengths, 2), values.split(lengths, 2), logits.split(lengths, -1), lengths, strict=True)
+        pieces = list(zip(keys.split(lengths, 2), values.split(lengths, 2), logits.split(lengths, -1), strict=True))
         reads = iter(queries.split(_read_lengths(lengths, unread), 2))
-        outs, stop = [], 0
-        for piece_keys, piece_values, piece_logits, length in pieces:
-            stop += length
-            rows = self._rows(state.weights, piece_keys, piece_values, piece_logits, seen)
+        outs: list[Tensor] = []
+        for index, (length, piece) in enumerate(zip(lengths, pieces, strict=True)):
+            goes_on = return_state or index + 1 < len(pieces)
+            if index in whole:
+                if index == whole.start:
+                    chunks = [(*pieces[i], next(reads)) for i in whole]
+                    read, state = self._recomputed(state, chunks, return_state or whole.stop < len(pieces))
+                    outs += read
+                continue
+            rows = self._rows(state.weights, *piece, seen)
             if state.pending is not None:
                 rows = state.pending.append(rows)
             decays = dual.causal_decays(rows, self._present(state.phases, len(rows), rows.step.device))
-            if stop > unread:
+            if sum(lengths[: index + 1]) > unread:
                 wanted = next(reads)
                 at = dual.decays_at_queries(decays, wanted.shape[2], before_write=self.config.read == "pre")
-                outs.append(dual.read(state.weights, state.momentum, self._head_gain, rows, at, wanted))
-            if return_state or stop < keys.shape[2]:
+                outs.append(dual.read(state.weights, state.momentum, rows, at, wanted))
+            if goes_on:
                 state = self._advance(state, rows, decays, length)
         return torch.cat(outs, dim=2), state if return_state else None
+
+    def _whole_chunks(self, phases: tuple[int, ...], lengths: list[int], unread: int, return_state: bool) -> range:
+        """Return which pieces are chunks of their own: nothing is pending before them, all tokens are read."""
+        size = self.config.chunk_size
+        if len(set(phases)) > 1:
+            return range(0)
+        start = 0 if phases[0] == 0 else 1
+        while start < len(lengths) and sum(lengths[:start]) < unread:
+            start += 1
+        stop = len(lengths)
+        if return_state and stop and lengths[-1] < size:
+            stop -= 1  # its tokens are the next call's pending rows
+        return range(start, max(start, stop))
+
+    def _recomputed(
+        self, state: MemoryState, chunks: Sequence[tuple[Tensor, ...]], goes_on: bool
+    ) -> tuple[list[Tensor], MemoryState]:
+        """Write and read whole chunks, each one operation of autograd; in segments if their states are recomputed."""
+        options = self._options(self.config.chunk_size)
+        length, count = len(chunks), len(chunks)
+        if self.config.recompute == "segment" and torch.is_grad_enabled():
+            length = math.isqrt(count - 1) + 1
+        first, second = pack(state, chunks[0][0].shape[1])
+        outs: list[Tensor] = []
+        for start in range(0, count, length):
+            segment = chunks[start : start + length]
+            arguments = (first, second, self._head_gain, options, goes_on or start + length < count, segment)
+            if length < count:
+                read, first, second = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                read, first, second = _segment(*arguments)
+            outs += read
+        if not goes_on:
+            return outs, state
+        weights, momentum = unpack(first, second)
+        return outs, replace(state, weights=weights, momentum=momentum, pending=None, phases=(0,) * len(state.phases))
+
+    def _options(self, length: int) -> Options:
+        config = self.config
+        return Options(
+            config.forgetting,
+            self.has_momentum,
+            config.max_step_size / length,
+            config.max_inner_grad,
+            config.read == "pre",
+        )
 
     def _piece_lengths(self, phases: tuple[int, ...], total: int) -> list[int]:
         """Split `total` tokens into pieces that each end where a chunk of some sequence does, or the input."""
@@ -309,10 +379,6 @@ class NeuralMemory(nn.Module):
         return replace(state, pending=rows, phases=phases).reset(mask, folded)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.to(_wide(x.dtype)), dim=-1).to(x.dtype)
-
-
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
@@ -321,3 +387,22 @@ def _read_lengths(lengths: list[int], unread: int) -> list[int]:
     """Return how many tokens of each piece are read when the first `unread` are not, without pieces that have none."""
     stops = [sum(lengths[: i + 1]) for i in range(len(lengths))]
     return [min(length, stop - unread) for length, stop in zip(lengths, stops, strict=True) if stop > unread]
+
+
+def _segment(
+    first: Tensor,
+    second: Tensor | None,
+    gain: Tensor,
+    options: Options,
+    goes_on: bool,
+    chunks: Sequence[tuple[Tensor, ...]],
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Write and read chunks of `(keys, values, logits, queries)`; the last is written only if the memory `goes_on`."""
+    outs = []
+    for index, (keys, values, logits, queries) in enumerate(chunks):
+        write = goes_on or index + 1 < len(chunks)
+        out, after, after_second = ChunkStep.apply(first, second, keys, values, queries, logits, gain, options, write)
+        outs.append(out)
+        if write:
+            first, second = after, after_second
+    return outs, first, second

@@ -179,12 +179,11 @@ def cap_scale(norms: Tensor, cap: float) -> Tensor:
 def read(
     weights: tuple[Tensor, ...],
     momentum: tuple[Tensor, ...] | None,
-    gain: Tensor,
     rows: Rows,
     decays: Decays,
     queries: Tensor,
 ) -> Tensor:
-    """Return the memory of each query `(H, B, T, d)`, read through the weights of its own token."""
+    """Return the last matrix's output for each query `(H, B, T, d)`, read through the weights of its own token."""
     x = queries
     for layer, weight in enumerate(weights):
         past = None if momentum is None or decays.carry is None else (momentum[layer], decays.carry[layer])
@@ -194,8 +193,13 @@ def read(
         y = torch.baddbmm(y.flatten(0, 1), scores.flatten(0, 1), rows.errors[layer].flatten(0, 1))
         y = y.unflatten(0, x.shape[:2])
         x = y if layer == len(weights) - 1 else F.gelu(y)
+    return x
+
+
+def finish(queries: Tensor, out: Tensor, gain: Tensor) -> Tensor:
+    """Return the memory of each query, `q + LN(out) gain`, in at least float32."""
     wide = torch.promote_types(queries.dtype, torch.float32)
-    normal = F.layer_norm(x.to(wide), x.shape[-1:], eps=LAYER_NORM_EPS)
+    normal = F.layer_norm(out.to(wide), out.shape[-1:], eps=LAYER_NORM_EPS)
     return torch.addcmul(queries.to(wide), normal, gain)
 
 

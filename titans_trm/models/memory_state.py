@@ -1,6 +1,6 @@
 """The explicit state of a long-term memory: what goes from call to call, and never lives in the module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,17 @@ class MemoryState:
     conv_tail: Tensor | None
     chunk_size: int
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what it holds."""
+        yield from self.weights
+        yield from self.momentum or ()
+        if self.pending is not None:
+            yield from (*self.pending.inputs, *self.pending.errors, self.pending.log_keep, self.pending.step)
+            if self.pending.log_momentum is not None:
+                yield self.pending.log_momentum
+        if self.conv_tail is not None:
+            yield self.conv_tail
+
     def detach(self) -> "MemoryState":
         """Return the same values cut from the graph."""
         return self._map(lambda tensor, _: tensor.detach())
@@ -44,9 +55,21 @@ class MemoryState:
 
     def select(self, index: Tensor) -> "MemoryState":
         """Return the sequences `index` (K,) int64 in that order: reorder, repeat or drop rows of a batch."""
-        picked = self._map(lambda tensor, dim: tensor if tensor.shape[dim] == 1 else tensor.index_select(dim, index))
+
+        def pick(tensor: Tensor, dim: int) -> Tensor:
+            return tensor.index_select(dim, index if tensor.shape[dim] > 1 else torch.zeros_like(index))
+
+        picked = self._map(pick)
         shared = len(self.phases) == 1
-        return replace(picked, phases=self.phases if shared else tuple(self.phases[i] for i in index.tolist()))
+        phases = self.phases if shared else tuple(self.phases[i] for i in index.tolist())
+        longest = max(phases, default=0)
+        return replace(
+            picked,
+            weights=self.weights if self.weights[0].dim() == 3 else picked.weights,  # shared by all: they stay so
+            momentum=self.momentum if self.momentum and self.momentum[0].dim() == 3 else picked.momentum,
+            pending=picked.pending.last(longest) if picked.pending is not None and longest else None,
+            phases=phases,
+        )
 
     def reset(self, mask: Tensor, fresh: "MemoryState") -> "MemoryState":
         """Return the state with the sequences in `mask` (B,) bool started anew from `fresh` (`init_state` or `prime`).
@@ -76,6 +99,26 @@ class MemoryState:
         if self.pending is not None and max(phases):
             pending = self.pending.last(max(phases))
         return MemoryState(weights, momentum, pending, phases, tail, self.chunk_size)
+
+    @staticmethod
+    def concat(states: "Sequence[MemoryState]") -> "MemoryState":
+        """Return one state of all sequences in order, of sets or whole chunks: states with pending tokens are refused.
+
+        Raises:
+            ValueError: there are none, tokens are pending, or they are of different memories.
+        """
+        if not states or any(state.pending is not None or state.chunk_size != states[0].chunk_size for state in states):
+            raise ValueError("states are joined between chunks of one memory only; give at least one, none pending.")
+        if len(states) == 1:
+            return states[0]
+        moving = [state.momentum for state in states if state.momentum is not None]
+        if moving and len(moving) < len(states):
+            raise ValueError("some states have a momentum and some have none; join states after the same step.")
+        weights = _joined([state.weights for state in states])
+        phases = tuple(phase for state in states for phase in _phase_of_each(state))
+        tails = [state.conv_tail for state in states if state.conv_tail is not None]
+        tail = torch.cat(tails) if tails else None
+        return MemoryState(weights, _joined(moving) if moving else None, None, phases, tail, states[0].chunk_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies as tensors, numbers, lists and dicts: safe to load with `weights_only=True`."""
@@ -139,6 +182,15 @@ class MemoryState:
 
 def _rowwise(weight: Tensor) -> Tensor:
     return weight.unsqueeze(1) if weight.dim() == 3 else weight
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat([_rowwise(one) for one in same], dim=1) for same in zip(*parts, strict=True))
+
+
+def _phase_of_each(state: MemoryState) -> tuple[int, ...]:
+    size = _rowwise(state.weights[0]).shape[1]
+    return state.phases if len(state.phases) == size else state.phases * size
 
 
 def _zeros(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

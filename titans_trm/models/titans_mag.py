@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from titans_trm.models.attention import SlidingWindowAttention
+from titans_trm.models.attention import KeysValues, Reach, SlidingWindowAttention
 from titans_trm.models.config import BackboneConfig, TitansTRMConfig
 from titans_trm.models.memory import NeuralMemory
 from titans_trm.models.memory_state import MemoryState
 from titans_trm.models.mlp import SwiGLU
 from titans_trm.models.norm import RMSNorm, rms_norm
 from titans_trm.models.rotary import rotary_tables
+from titans_trm.models.stream_state import BlockState
 
 
 class TitansMAG(nn.Module):
@@ -55,6 +56,17 @@ class TitansMAG(nn.Module):
                 new_states.append(state)
         return self.final_norm(x), new_states or None
 
+    def extend(
+        self, x: Tensor, persistent: list[KeysValues | None], states: list[BlockState], reach: Reach
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Run the blocks over the next tokens `x` (B, N, D) of a stream; return them and each block's new state."""
+        new_states = []
+        for block, tokens, state in zip(self.blocks, persistent, states, strict=True):
+            assert isinstance(block, MAGBlock)
+            x, after = block.extend(x, tokens, state, reach)
+            new_states.append(after)
+        return self.final_norm(x), new_states
+
 
 class MAGBlock(nn.Module):
     """Attention and memory side by side, a gate, then SwiGLU, each with a residual."""
@@ -84,12 +96,40 @@ class MAGBlock(nn.Module):
         h = self.mixer_norm(x) if self.pre_norm else x
         short_term = self.attention(h, self.persistent, rotary) if self.attention is not None else None
         long_term, state = self._remember(h, state, return_state) if self.memory is not None else (None, None)
+        return self._mix(x, short_term, long_term), state
+
+    def persistent_keys(self) -> KeysValues | None:
+        """Return what attention sees of the persistent tokens, (1, H, P, d) each; None where there are none."""
+        if self.attention is None or self.persistent is None:
+            return None
+        return self.attention.persistent_keys(self.persistent)
+
+    def initial_memory(self) -> MemoryState | None:
+        """Return the memory before the first token of a causal sequence, shared by all; None where there is none."""
+        if self.memory is None:
+            return None
+        return self.memory.init_state(1) if self.persistent is None else self.memory.prime(self.persistent)
+
+    def extend(
+        self, x: Tensor, persistent: KeysValues | None, state: BlockState, reach: Reach
+    ) -> tuple[Tensor, BlockState]:
+        """Map the next tokens `x` (B, N, D) of a stream to (B, N, D), and the state to that after them."""
+        h = self.mixer_norm(x) if self.pre_norm else x
+        short_term = long_term = cache = memory = None
+        if self.attention is not None:
+            short_term, cache = self.attention.extend(h, persistent, state.cache, reach)
+        if self.memory is not None:
+            long_term, memory = self.memory(h, state.memory, return_state=True)
+        return self._mix(x, short_term, long_term), BlockState(cache, memory)
+
+    def _mix(self, x: Tensor, short_term: Tensor | None, long_term: Tensor | None) -> Tensor:
+        """Join the branches, then SwiGLU, each with its residual."""
         mixed = self.gate(short_term, long_term)
         if self.pre_norm:
             x = x + mixed
-            return x + self.mlp(self.mlp_norm(x)), state
+            return x + self.mlp(self.mlp_norm(x))
         x = rms_norm(x + mixed)
-        return rms_norm(x + self.mlp(x)), state
+        return rms_norm(x + self.mlp(x))
 
     def _remember(self, h: Tensor, state: MemoryState | None, return_state: bool) -> tuple[Tensor, MemoryState | None]:
         """Write the persistent tokens and `h` (B, N, D) to the memory and read it for `h`."""
@@ -98,8 +138,7 @@ class MAGBlock(nn.Module):
             return self.memory(h, state, return_state=return_state)
         if self.causal:
             # Input-independent, so written once when a sequence starts: they are part of its initial state.
-            start = self.memory.prime(self.persistent) if state is None else state
-            return self.memory(h, start, return_state=return_state)
+            return self.memory(h, self.initial_memory() if state is None else state, return_state=return_state)
         tokens = torch.cat((self.persistent.to(h.dtype).expand(h.shape[0], -1, -1), h), dim=1)
         return self.memory(tokens, state, num_queries_from=self.persistent.shape[0], return_state=return_state)
 

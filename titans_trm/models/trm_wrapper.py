@@ -3,11 +3,13 @@
 - One network f, additive injection:  latent recursion  z <- f(x + y + z)  n times,  then  y <- f(y + z).
 - Deep recursion: T - 1 latent recursions without gradient, then one with full back-propagation through its n + 1 calls.
 - Deep supervision: the carry (y, z and, if kept, the memory) goes detached into the next supervision step.
+- A causal model can be streamed: token t needs of the tokens before it only what they left in the same net call.
 - Gradient checkpointing is per net call: the calls are the only thing worth recomputing, and there are n + 1 of them.
 
 B batch, L positions (tokens and register), D width, n latent steps, T recursions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from titans_trm.models.attention import Reach
 from titans_trm.models.config import TitansTRMConfig
 from titans_trm.models.memory_state import MemoryState
 from titans_trm.models.norm import rms_norm
+from titans_trm.models.stream_state import BlockState, StreamState
 from titans_trm.models.titans_mag import TitansMAG
 
 
@@ -52,6 +56,14 @@ class Carry:
         """Keep the rows `index`: examples that are done leave the batch."""
         memory = [state.select(index) for state in self.memory] if self.memory is not None else None
         return Carry(self.y[index], self.z[index], self.steps[index], memory)
+
+    @staticmethod
+    def concat(carries: "Sequence[Carry]") -> "Carry":
+        """Return one carry of the rows of all `carries`, in order."""
+        states = [carry.memory for carry in carries if carry.memory is not None]
+        memory = [MemoryState.concat(same) for same in zip(*states, strict=True)] if states else None
+        y, z, steps = (torch.cat([getattr(carry, name) for carry in carries]) for name in ("y", "z", "steps"))
+        return Carry(y, z, steps, memory)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain tensors, safe in a checkpoint read with `weights_only=True`."""
@@ -119,6 +131,46 @@ class TRMWrapper(nn.Module):
         y, z = self._latent_recursion(x, y, z, passes, one_step=self.config.gradient == "one_step")
         memory = passes.states if self.memory_carry == "steps" else None
         return y, replace(carry, y=y, z=z, steps=carry.steps + 1, memory=memory).detach()
+
+    @torch.no_grad()
+    def init_state(self, batch_size: int, num_steps: int) -> StreamState:
+        """Return the state of `batch_size` sequences before their first token, for `num_steps` supervision steps."""
+        memories = [block.initial_memory() for block in self._blocks()]
+        first, second = slice(0, len(self.net.blocks)), slice(-len(self.net.blocks), None)
+        recursion = [first] * self.config.num_latent_steps + [second]
+        return StreamState(
+            positions=(0,) * batch_size,
+            persistent=[block.persistent_keys() for block in self._blocks()],
+            calls=[
+                [BlockState(None, memory) for memory in memories[mine]]
+                for mine in recursion * (num_steps * self.config.num_recursions)
+            ],
+        )
+
+    @torch.no_grad()
+    def extend(self, x: Tensor, state: StreamState, reach: Reach) -> tuple[Tensor, StreamState]:
+        """Run all supervision steps on the next tokens of a stream.
+
+        Args:
+            x: embedded tokens (B, N, D).
+            state: what the tokens before left in each net call.
+            reach: what the new ones see of them.
+
+        Returns:
+            The answer state y (B, N, D) after the last supervision step, and the state after these tokens.
+        """
+        y, z = (start.to(x.dtype).expand_as(x) for start in (self.y_init, self.z_init))
+        recursion = self.config.num_latent_steps + 1
+        count, calls = len(self.net.blocks), []
+        for number, blocks in enumerate(state.calls):
+            answer = number % recursion == self.config.num_latent_steps
+            net = self.net if self.net_y is None or not answer else self.net_y
+            mine = state.persistent[-count:] if answer else state.persistent[:count]
+            out, after = net.extend(y + z if answer else x + y + z, mine, blocks, reach)
+            y, z = (out, z) if answer else (y, out)
+            calls.append(after)
+        positions = tuple(position + x.shape[1] for position in state.positions)
+        return y, replace(state, positions=positions, calls=calls)
 
     def _blocks(self) -> list[Any]:
         nets = [self.net] if self.net_y is None else [self.net, self.net_y]

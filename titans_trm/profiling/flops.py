@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop
 
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import TitansTRMConfig
@@ -68,7 +69,12 @@ def _count_net_call(model: TitansTRM, hidden: Tensor, keeps: bool) -> int:
     return _count(lambda: net(hidden, states, return_states=keeps))
 
 
+def flop_counter() -> FlopCounterMode:
+    """Return a counter that knows in-place batched products too, which the memory uses."""
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: baddbmm_flop})
+
+
 def _count(work: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         work()
     return counter.get_total_flops()

@@ -129,6 +129,29 @@ def time_solve(model: TitansTRM, setup: TrainingSetup, config: TimingConfig) -> 
     return SolveTimings(full, adaptive, int(last[0].steps.item()))
 
 
+def time_decode(model: TitansTRM, setup: TrainingSetup, config: TimingConfig) -> Timing | None:
+    """Time the reading of one more token of one text, with all supervision steps; None where a model cannot stream.
+
+    The text is as long as the attention window by then (else as a training example), and at least a memory chunk of
+    tokens is timed where there is time, so that the write which ends a chunk is among them.
+    """
+    if not model.config.causal:
+        return None
+    device, precision = model.head.weight.device, setup.precision
+    text = make_examples(model.config, 1, device).inputs[:, : model.config.backbone.window]
+    state = model.init_state(1)
+    with autocast(device.type, precision):
+        _, state = model(text, state)
+
+    def read_token() -> None:
+        nonlocal state
+        with autocast(device.type, precision):
+            _, state = model.decode(text[:, 0], state)
+
+    chunk = model.config.memory.chunk_size if model.config.has_memory else 1
+    return time_work(read_token, replace(config, repeats=max(config.repeats, chunk)), device=device)
+
+
 def _scaled(timing: Timing, factor: int) -> Timing:
     values = {name: factor * getattr(timing, name) for name in ("p50", "p95", "p99", "mean")}
     return replace(timing, **values, extrapolated=True)

@@ -13,6 +13,7 @@ import dataclasses
 import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ except ImportError as error:  # pragma: no cover - depends on the installed torc
 CUDA_OVERHEAD_BYTES = 608 * 2**20
 
 _FIRST_GUESS = 16  # batch that `largest_batch` tries first
+_FIXED_KINDS = ("weights", "optimizer", "ema", "fixed_overhead")  # do not grow with the batch
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "workspace", "ema", "fixed_overhead")
 
@@ -112,32 +114,42 @@ def track_training_peak(model: TitansTRM, setup: TrainingSetup) -> MemoryEstimat
     return _estimate(model, setup, tracker.peak)
 
 
-def largest_batch(config: TitansTRMConfig, limit_bytes: int, setup: TrainingSetup, *, most: int = 4096) -> int:
+def largest_batch(
+    config: TitansTRMConfig,
+    limit_bytes: int,
+    setup: TrainingSetup,
+    *,
+    most: int = 4096,
+    known: MemoryEstimate | None = None,
+) -> int:
     """Return the largest batch up to `most` whose predicted peak is at most `limit_bytes`; 0 if not even 1 fits.
 
-    The peak is nearly linear in the batch, so each guess is read off the line through two predictions and then checked:
-    four or five predictions in all.
+    The peak is nearly linear in the batch, so each guess is read off the line through two predictions and checked,
+    until one fits of which the line says that it is the last: two or three predictions. `known`, one for the same
+    setup with any batch, spares the first.
     """
     if limit_bytes < 1:
         raise ValueError(f"limit_bytes={limit_bytes} holds nothing; give the memory of the card, such as 6 * 2**30.")
-    peaks: dict[int, int] = {}
-    fits, fails, guess = 0, most + 1, min(_FIRST_GUESS, most)
+    if known is None or known.setup.batch_size > most:
+        first = dataclasses.replace(setup, batch_size=min(_FIRST_GUESS, most))
+        known = predict_training_peak(config, first)
+    # What a batch of 0 would take is known as well: it is the same for all.
+    peaks = {0: sum(known.by_kind[kind] for kind in _FIXED_KINDS), known.setup.batch_size: known.total_bytes}
+    fits = max((batch for batch, peak in peaks.items() if batch and peak <= limit_bytes), default=0)
+    fails = min((batch for batch, peak in peaks.items() if batch and peak > limit_bytes), default=most + 1)
     while fails - fits > 1:
+        guess = _read_off_line(peaks, limit_bytes)
+        if guess == fits and len(peaks) > 2:
+            break
+        guess = min(max(guess, fits + 1), fails - 1)
         peaks[guess] = predict_training_peak(config, dataclasses.replace(setup, batch_size=guess)).total_bytes
-        if peaks[guess] <= limit_bytes:
-            fits = guess
-        else:
-            fails = guess
-        guess = min(max(_read_off_line(peaks, limit_bytes), fits + 1), fails - 1)
+        fits, fails = (guess, fails) if peaks[guess] <= limit_bytes else (fits, guess)
     return fits
 
 
 def _read_off_line(peaks: dict[int, int], limit_bytes: int) -> int:
     """Return the batch at which the line through the two predictions nearest to the limit reaches it."""
-    nearest = sorted(peaks, key=lambda batch: abs(peaks[batch] - limit_bytes))
-    if len(nearest) == 1:
-        return nearest[0] * 2 if peaks[nearest[0]] <= limit_bytes else nearest[0] // 2
-    low, high = sorted(nearest[:2])
+    low, high = sorted(sorted(peaks, key=lambda batch: abs(peaks[batch] - limit_bytes))[:2])
     slope = (peaks[high] - peaks[low]) / (high - low)
     return low + int((limit_bytes - peaks[low]) / max(slope, 1.0))
 
@@ -155,24 +167,34 @@ class _Phases:
         shapes = {tuple(p.shape) for p in parameters if p.dim() > 1}
         self._shapes = shapes | {shape[::-1] for shape in shapes if len(shape) == 2}  # products may come out transposed
 
+    def enter(self, phase: str) -> None:
+        self.now = phase
+
     def kind_of(self, tensor: Tensor) -> str:
         if self.now == "workspace" and tensor.dtype == torch.float32 and tuple(tensor.shape) in self._shapes:
             return "gradients"
         return self.now
 
 
+class Phases(Protocol):
+    """Told which part of a training step is running."""
+
+    def enter(self, phase: str) -> None:
+        """Go on to `activations` (the forward pass) or `workspace` (the backward pass and the update)."""
+
+
 def train_step(
-    model: TitansTRM, optimizer: torch.optim.Optimizer, setup: TrainingSetup, phases: _Phases | None = None
+    model: TitansTRM, optimizer: torch.optim.Optimizer, setup: TrainingSetup, phases: Phases | None = None
 ) -> None:
     """Run one optimiser step and free its gradients; `phases` is told which part is running."""
     phases = phases or _Phases([])
-    phases.now = "activations"
+    phases.enter("activations")
     examples = make_examples(model.config, setup.batch_size, model.head.weight.device)
     carry = make_carry(model, setup.batch_size)
     for _ in range(min(setup.accumulate, 2)):
-        phases.now = "activations"
+        phases.enter("activations")
         loss, output = forward(model, examples, carry, setup.loss, setup.precision)
-        phases.now = "workspace"
+        phases.enter("workspace")
         loss.backward()
         carry = output.carry
         del loss, output

@@ -19,11 +19,15 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
 
 
 def print_profile(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Show the result of `titans_trm.tasks.profile`: parameters, FLOPs, memory, timings, budgets."""
+    """Show the result of `titans_trm.tasks.profile`, one table after the other, the verdicts last."""
     console = console or Console()
-    for table in (_parameters(result), _flops(result), _memory(result), _timings(result), _budgets(result)):
+    tables = [_parameters(result), _flops(result), _memory(result), _timings(result)]
+    tables += [_operators(name, rows) for name, rows in result["operators"].items()]
+    for table in (*tables, _budgets(result)):
         if table.row_count:
             console.print(table)
+    for line in (*_data(result["data"]), *_files(result["files"])):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _parameters(result: Mapping[str, Any]) -> Table:
@@ -51,6 +55,9 @@ def _memory(result: Mapping[str, Any]) -> Table:
         table.add_row(kind.replace("_", " "), *(_mib(entry["by_kind"][kind]) for entry in columns))
     table.add_row("predicted", *(_mib(entry["predicted_bytes"]) for entry in columns), style="bold")
     table.add_row("measured", *(_mib(entry.get("measured_bytes")) for entry in columns))
+    if any(entry["vram_bytes"] for entry in columns):
+        table.add_row("the card has", *(_mib(entry["vram_bytes"]) for entry in columns), end_section=True)
+        table.add_row("largest batch that fits", *(_number(entry["largest_batch"]) for entry in columns), style="bold")
     return table
 
 
@@ -70,10 +77,34 @@ def _timings(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def _operators(name: str, rows: list[dict[str, Any]]) -> Table:
+    table = _table(f"Operators of one recorded {name.replace('_', ' ')}", "operator", "calls", "self ms", "share")
+    for row in rows:
+        table.add_row(row["name"], f"{row['calls']:,}", f"{row['self_ms']:,.1f}", f"{row['share']:.1%}")
+    return table
+
+
+def _data(data: Mapping[str, Any] | None) -> list[str]:
+    if data is None:
+        return []
+    if "not_measured" in data:
+        return [f"data: not measured: {data['not_measured']}"]
+    return [
+        f"data: {data['ms_per_example']:.3f} ms to serve an example; a training step waits {data['at_first']:.1%} of "
+        f"its time while examples run all their steps, {data['at_most']:.1%} at most"
+    ]
+
+
+def _files(files: Mapping[str, Mapping[str, str]]) -> list[str]:
+    lines = [f"{name.replace('_', ' ')}: {one['timeline']}, {one['trace']}" for name, one in files.items()]
+    return [*lines, "a trace opens at https://ui.perfetto.dev"] if lines else []
+
+
 def _budgets(result: Mapping[str, Any]) -> Table:
     table = _table("Budgets", "", "limit", "value", "verdict")
     for name, budget in result["budgets"].items():
-        verdict = "not measured" if budget["ok"] is None else "[green]ok[/]" if budget["ok"] else "[red]broken[/]"
+        unjudged = budget.get("note", "not measured")
+        verdict = unjudged if budget["ok"] is None else "[green]ok[/]" if budget["ok"] else "[red]broken[/]"
         table.add_row(name.replace("_", " "), _number(budget["limit"]), _number(budget["value"]), verdict)
     return table
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from titans_trm.diagnostics.alert import Alert, at_least
+from titans_trm.diagnostics.alert import Alert
 from titans_trm.diagnostics.engine import Engine
 from titans_trm.diagnostics.events import EventLog
 from titans_trm.diagnostics.signals import Signals
@@ -89,7 +89,7 @@ class OnCall:
                 return None
             do = "keep" if verdict.keep else "roll_back"
             return {"do": do, "reason": verdict.reason, "before": verdict.before, "after": verdict.after}
-        for alert in self._alarms(engine):
+        for alert in engine.standing(self.settings.severity):
             decision = self._next_trial(alert.rule, step)
             if decision is None:
                 self._ask(alert, engine, step, signals, levels)
@@ -176,11 +176,6 @@ class OnCall:
             for rule, (number, remedies) in state["candidates"].items()
         }
 
-    def _alarms(self, engine: Engine) -> list[Alert]:
-        """Return the root causes that stand and are grave enough, in causal order."""
-        standing = [alert for alert in engine.diagnosis() if engine.active.get(alert.rule) == alert]
-        return [alert for alert in standing if at_least(alert.severity, self.settings.severity)]
-
     def _ask(self, alert: Alert, engine: Engine, step: int, signals: Signals, levels: Callable[[], Levels]) -> None:
         """Hand a package in, unless he is at it already or a limit says no."""
         under_way = any(case.state is State.CONSULT and a.rule == alert.rule for case, a, _ in self._cases.values())
@@ -196,7 +191,7 @@ class OnCall:
             alert,
             self.config,
             self.settings,
-            rivals=self._alarms(engine)[:_RIVALS],
+            rivals=engine.standing(self.settings.severity)[:_RIVALS],
             levels=levels(),
             measurements=signals.values,
             facts=self.facts | {"step": step},

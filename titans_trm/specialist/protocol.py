@@ -4,18 +4,15 @@ Field names are those of the ml-expert skill; `diagnosis`, `allowed_remedies`, `
 additions. A package that was read is written unchanged (`to_dict`): defaults do not appear by themselves.
 """
 
-import json
-import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from titans_trm.errors import InputError
-from titans_trm.schema import suggest
+from titans_trm.specialist.part import Part, checked, read_part
 from titans_trm.specialist.quantities import Passed, parse_count, parse_memory, parse_milliseconds, parse_passed
 
-Package = TypeVar("Package", bound="Part")
 Number = float | int
 
 Status = Literal[
@@ -27,16 +24,6 @@ Severity = Literal["info", "low", "medium", "warn", "high", "error", "critical",
 OURS = ("measured", "call")  # of the results package: a specialist must leave them out
 
 
-class Part(BaseModel):
-    """A part of a package: unknown fields are an error, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, with the fields that were given and no others."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-
 class Constraints(Part):
     """Limits of the wanted model, in the words of whoever asks."""
 
@@ -46,12 +33,12 @@ class Constraints(Part):
     @field_validator("inference_speed")
     @classmethod
     def _speed(cls, value: str | None) -> str | None:
-        return _checked(value, parse_milliseconds)
+        return checked(value, parse_milliseconds)
 
     @field_validator("vram")
     @classmethod
     def _vram(cls, value: str | None) -> str | None:
-        return _checked(value, parse_memory)
+        return checked(value, parse_memory)
 
     @property
     def latency_ms(self) -> float | None:
@@ -76,7 +63,7 @@ class Requirements(Part):
     @field_validator("parameters")
     @classmethod
     def _parameters(cls, value: str | None) -> str | None:
-        return _checked(value, parse_count)
+        return checked(value, parse_count)
 
     @property
     def parameter_count(self) -> int | None:
@@ -321,7 +308,7 @@ class ResultsPackage(Part):
 
 def read_context(values: Mapping[str, Any] | str) -> ContextPackage:
     """Return the context package in `values` (a mapping or JSON text); an `InputError` names what is wrong."""
-    return _read(ContextPackage, values, "context")
+    return read_part(ContextPackage, values, "context")
 
 
 def read_results(values: Mapping[str, Any] | str, *, from_specialist: bool = False) -> ResultsPackage:
@@ -334,7 +321,7 @@ def read_results(values: Mapping[str, Any] | str, *, from_specialist: bool = Fal
     Raises:
         InputError: what is wrong, by name of the field.
     """
-    package = _read(ResultsPackage, values, "results")
+    package = read_part(ResultsPackage, values, "results")
     for name in OURS if from_specialist else ():
         if getattr(package, name):
             raise InputError(f"results.{name} is filled in by our own measurement; a specialist must leave it out.")
@@ -353,53 +340,3 @@ def answer_schema() -> dict[str, Any]:
         del schema["properties"][name]
     del schema["$defs"]["Claim"]
     return schema
-
-
-def _read(kind: type[Package], values: Mapping[str, Any] | str, name: str) -> Package:
-    if isinstance(values, str):
-        try:
-            values = json.loads(values)
-        except ValueError as error:
-            raise InputError(f"the {name} package is not JSON: {error}.") from error
-    if not isinstance(values, Mapping):
-        raise InputError(f"the {name} package is a {type(values).__name__}; give an object with named fields.")
-    try:
-        return kind.model_validate(dict(values))
-    except ValidationError as error:
-        raise InputError(_explain(error, kind, name)) from error
-
-
-def _explain(error: ValidationError, kind: type[Part], name: str) -> str:
-    first = error.errors()[0]
-    path = name
-    for part in first["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    if first["type"] == "extra_forbidden":
-        parent = _part_at(kind, first["loc"][:-1])
-        return f"{path} is not a field. {suggest(str(first['loc'][-1]), parent.model_fields)}"
-    if first["type"] == "missing":
-        return f"{path} is missing and has no default; give it a value."
-    if first["type"] == "value_error":
-        return f"{path}: {first['ctx']['error']}"
-    return f"{path}={first['input']!r} does not fit: {first['msg']}."
-
-
-def _part_at(kind: type[Part], loc: tuple[int | str, ...]) -> type[Part]:
-    """Return the part that holds the field at `loc`."""
-    for name in loc:
-        if isinstance(name, str):
-            kind = _part_in(kind.model_fields[name].annotation) or kind
-    return kind
-
-
-def _part_in(hint: Any) -> type[Part] | None:
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and issubclass(hint, Part):
-        return hint
-    return next((found for member in get_args(hint) if (found := _part_in(member))), None) if get_origin(hint) else None
-
-
-def _checked(value: str | None, parse: Any) -> str | None:
-    """Return `value` as it is, after making sure that it can be read as a number."""
-    if value is not None:
-        parse(value)
-    return value

@@ -209,8 +209,8 @@ def describe(effect: ExpectedEffect) -> str:
 
 
 def _effect_of(verification: Verification | None) -> ExpectedEffect | None:
-    """Return a rule's verification in the words of the packages; None where it would pass whatever happens."""
-    if verification is None or not math.isfinite(verification.value):
+    """Return a rule's verification in the words of the packages."""
+    if verification is None:
         return None
     return ExpectedEffect(
         metric=verification.signal,

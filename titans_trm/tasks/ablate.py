@@ -4,14 +4,10 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +20,7 @@ from titans_trm.config import compose, config_dir
 from titans_trm.errors import InputError
 from titans_trm.evaluation.ablation import Outcome, draw_ablation, summarise, to_csv, to_markdown
 from titans_trm.schema import suggest
+from titans_trm.sweeps.processes import run_processes, start_process
 from titans_trm.training.console import format_duration
 from titans_trm.training.run_folder import RunFolder, write_json, write_text
 
@@ -172,33 +169,29 @@ def _check_same(job: Job) -> None:
 def _run_all(script: Path, jobs: Sequence[Job], settings: AblationSettings) -> bool:
     """Run `jobs`, `settings.jobs` at once; return False after an interruption."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    stop = threading.Event()
+    started: dict[Path, float] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("training", total=len(jobs))
 
-        def run(job: Job) -> None:
-            if stop.is_set():
-                return
-            started = time.monotonic()
-            _run_one(script, job, settings.threads, stop)
+        def start(job: Job, place: int) -> "subprocess.Popen[bytes]":
+            started[job.folder.path] = time.monotonic()
+            return _start(script, job, settings.threads)
+
+        def ended(job: Job, status: int) -> None:
             progress.advance(bar)
-            _tell(job, time.monotonic() - started)
+            _tell(job, time.monotonic() - started[job.folder.path])
 
-        with _stopping(stop), ThreadPoolExecutor(settings.jobs) as pool:
-            for future in [pool.submit(run, job) for job in jobs]:
-                future.result()
-    return not stop.is_set()
+        return run_processes(jobs, settings.jobs, start, ended)
 
 
-def _run_one(script: Path, job: Job, threads: int, stop: threading.Event) -> None:
-    """Train in a process of its own; at `stop` ask it to write a checkpoint and end."""
+def _start(script: Path, job: Job, threads: int) -> "subprocess.Popen[bytes]":
+    """Train in a process of its own, from the last checkpoint if there is one."""
     folder = job.folder
     resume = []
     if folder.has_checkpoint:
         resume = [f"resume={folder.path}"]
     elif folder.path.exists():
         shutil.rmtree(folder.path)  # killed before its first checkpoint: nothing to keep
-    folder.path.parent.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
         "TITANS_TRM_RUN_DIR": str(folder.path),
@@ -206,27 +199,7 @@ def _run_one(script: Path, job: Job, threads: int, stop: threading.Event) -> Non
         "MKL_NUM_THREADS": str(threads),
     }
     command = [sys.executable, str(script), *job.overrides, *resume]
-    with (folder.path.parent / f"{folder.path.name}.log").open("a", encoding="utf-8") as log:
-        # A session of its own: Ctrl-C reaches this process only, which then asks each run once.
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        asked = False
-        while process.poll() is None:
-            if stop.wait(0.2) and not asked:
-                process.send_signal(signal.SIGTERM)
-                asked = True
-            elif asked:
-                time.sleep(0.2)
-
-
-@contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` on Ctrl-C and SIGTERM."""
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return start_process(command, environment, folder.path.parent / f"{folder.path.name}.log")
 
 
 def _tell(job: Job, seconds: float) -> None:

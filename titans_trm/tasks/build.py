@@ -21,6 +21,9 @@ from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.specialist.expert import check_reachable
 from titans_trm.specialist.on_call import OnCall
+from titans_trm.sweeps.folder import SweepFolder
+from titans_trm.sweeps.study import TrialReporter
+from titans_trm.tasks.strategy import build_strategy
 from titans_trm.training.callbacks.checkpoints import RunCheckpoints
 from titans_trm.training.callbacks.curves import LearningCurves
 from titans_trm.training.callbacks.diagnostics import Diagnostics
@@ -28,13 +31,16 @@ from titans_trm.training.callbacks.ema import EMA
 from titans_trm.training.callbacks.metrics_csv import MetricsCSV
 from titans_trm.training.callbacks.pace import Pace
 from titans_trm.training.callbacks.progress import TrainingProgress
+from titans_trm.training.callbacks.pruning import TrialPruning
 from titans_trm.training.callbacks.report import TrainingReport
+from titans_trm.training.callbacks.same_run import SameRun
 from titans_trm.training.callbacks.specialist import SpecialistOnCall
 from titans_trm.training.callbacks.stopping import StopCleanly
 from titans_trm.training.checkpoint_io import AtomicCheckpointIO
 from titans_trm.training.config import ModelSettings, RunConfig
 from titans_trm.training.datamodule import SlotDataModule
 from titans_trm.training.module import TRMModule
+from titans_trm.training.sweep_config import OptunaConfig
 
 
 def build_model(settings: ModelSettings, spec: TaskSpec) -> TitansTRM:
@@ -101,7 +107,8 @@ def build_trainer(
         accelerator=config.hardware.accelerator,
         devices=config.hardware.devices,
         num_nodes=config.hardware.num_nodes,
-        strategy=config.hardware.strategy,
+        strategy=build_strategy(config.hardware),
+        use_distributed_sampler=False,  # the slots and the validation loader share examples themselves
         precision=trainer.precision,  # type: ignore[arg-type]
         max_steps=trainer.max_steps,
         max_epochs=-1,
@@ -137,7 +144,7 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: H
     )
     progress = TrainingProgress(max_minutes=trainer.max_time, headline=headline)
     # Order matters: the average is updated first, the report is made from it, checkpoints see everything.
-    found: list[Callback] = []
+    found: list[Callback] = [SameRun(folder, config.to_dict())]
     if trainer.ema_decay is not None:
         found.append(EMA(trainer.ema_decay))
     found += [
@@ -171,6 +178,9 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: H
                 check_on_train_epoch_end=False,
             )
         )
+    if isinstance(config.sweep, OptunaConfig) and config.sweep.job is not None and config.sweep.pruner != "off":
+        report = TrialReporter(SweepFolder(config.sweep.folder).journal, config.sweep, config.sweep.job)
+        found.append(TrialPruning(config.sweep.metric or f"val/{headline}", report))
     extra = [_instantiate(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items() if node]
     # Its curve needs a logger; without one (~logger) the rate is still in metrics.csv.
     found += [one for one in extra if any(config.logger.values()) or not isinstance(one, LearningRateMonitor)]

@@ -33,7 +33,15 @@ from titans_trm.training.run_folder import RunFolder, to_plain, write_json
 
 RUNS = "runs"  # where `run=latest` looks
 NOT_MET = 3  # exit status under strict=true
-RESERVED = ("val", "test", "train_probe", "criteria")  # names that a file's results may not take
+RESERVED = (
+    "val",
+    "test",
+    "train_probe",
+    "criteria",
+    "robustness",
+    "scaling",
+    "scaling_test",
+)  # names that a file's results may not take
 
 _MODES = {"both": ("full", "adaptive"), "full": ("full",), "adaptive": ("adaptive",)}
 
@@ -48,14 +56,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             a test split that is locked.
     """
     config = on_this_machine(config)
-    folder, checkpoint = _find_weights(config)
+    folder, checkpoint = find_weights(config)
     run = load_config(folder.path)
     config = with_criteria(config, run.experiment)
-    data = load_data(run.data)
-    _check_data(data, folder)
-    subject = _load(config, folder, run, data, checkpoint)
-    name, examples = _choose_examples(config, run, data)
-    examples, guard = _guard(config, subject, name, examples)
+    subject, name, examples, guard = open_examples(config, folder, run, checkpoint)
     result = score(subject, name, examples, guard, config, modes=_MODES[config.halting])
     if config.views > 1:
         result = with_attempts(result, subject, examples, config)
@@ -88,7 +92,7 @@ def read_evaluation(folder: RunFolder, split: str) -> Evaluation | None:
         raise InputError(f"{path} was written by another version ({error}) Evaluate the run again.") from None
 
 
-def _find_weights(config: EvaluateConfig) -> tuple[RunFolder, Path]:
+def find_weights(config: EvaluateConfig) -> tuple[RunFolder, Path]:
     """Return the run and the checkpoint to score: the best by validation, else the last."""
     if config.ckpt is not None:
         checkpoint = Path(config.ckpt)
@@ -106,6 +110,24 @@ def _find_weights(config: EvaluateConfig) -> tuple[RunFolder, Path]:
         raise InputError(f"run={folder.path} has no checkpoint yet; wait for its first one, or choose another run.")
     best = folder.best_checkpoint
     return folder, best if best.is_file() else folder.last_checkpoint
+
+
+def open_examples(
+    config: EvaluateConfig, folder: RunFolder, run: RunConfig, checkpoint: Path
+) -> tuple[Subject, str, ExampleSet, Guard]:
+    """Return the run with its weights, and name and examples of what may be scored, after all guards.
+
+    A use of the test split is written down here, before it happens.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    data = load_data(run.data)
+    _check_data(data, folder)
+    subject = _load(config, folder, run, data, checkpoint)
+    name, examples = _choose_examples(config, run, data)
+    examples, guard = _guard(config, subject, name, examples)
+    return subject, name, examples, guard
 
 
 def with_criteria(config: EvaluateConfig, experiment: str) -> EvaluateConfig:

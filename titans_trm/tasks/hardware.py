@@ -11,7 +11,10 @@ import lightning
 import torch
 
 from titans_trm.config import HardwareFacts, resolve_auto_hardware, resolve_hardware, resolve_precision
+from titans_trm.profiling.memory import TrainingSetup
 from titans_trm.training.config import EvaluateConfig, Precision, RunConfig
+
+DEVICES = {"cpu": "cpu", "gpu": "cuda", "gpu_6gb": "cuda", "mps": "mps"}  # torch's word for each kind of hardware
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig | EvaluateConfig)
 
@@ -49,6 +52,27 @@ def device_of(config: EvaluateConfig) -> torch.device:
     if config.hardware.accelerator == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(names[config.hardware.accelerator])
+
+
+def card_bytes(config: RunConfig) -> int | None:
+    """Return the memory that a run must fit into: as configured, else that of the card here; None off the GPU."""
+    if DEVICES.get(config.hardware.name) != "cuda":
+        return None
+    return config.hardware.vram_bytes or hardware_facts().vram_bytes or None
+
+
+def training_setup(config: RunConfig) -> TrainingSetup:
+    """Return what decides the memory of a training step; hardware and precision are settled."""
+    return TrainingSetup(
+        batch_size=config.trainer.batch_size,
+        precision=config.trainer.precision,  # type: ignore[arg-type]
+        optimizer=config.optimizer,
+        loss=config.loss,
+        ema=config.trainer.ema_decay is not None,
+        gradient_clip_val=config.trainer.gradient_clip_val,
+        accumulate=config.trainer.accumulate,
+        on_cuda=DEVICES[config.hardware.name] == "cuda",
+    )
 
 
 def prepare(config: RunConfig) -> None:

@@ -5,7 +5,6 @@ import itertools
 import json
 import platform
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,21 @@ from titans_trm.data.registry import make_task
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.flops import FlopCount, count_flops
-from titans_trm.profiling.latency import SolveTimings, Timing, TimingConfig, time_solve, time_training_step
-from titans_trm.profiling.measured_memory import measure_training_peak
-from titans_trm.profiling.memory import MemoryEstimate, TrainingSetup, predict_training_peak
+from titans_trm.profiling.memory import MemoryEstimate, largest_batch, predict_training_peak
 from titans_trm.profiling.report import parameters_by_part, print_profile
 from titans_trm.tasks.build import build_model
-from titans_trm.tasks.hardware import hardware_facts, on_this_machine
+from titans_trm.tasks.hardware import DEVICES, card_bytes, hardware_facts, on_this_machine, training_setup
+from titans_trm.tasks.profile_measured import measure_here
 from titans_trm.training.config import BudgetConfig, ProfileConfig
 from titans_trm.training.console import print_plain
 
 BUDGET_BROKEN = 3  # exit status under profile.strict=true
 
-_DEVICES = {"cpu": "cpu", "gpu": "cuda", "gpu_6gb": "cuda", "mps": "mps"}
 _BF16_CARD = HardwareFacts(cuda=True, bf16=True)  # what a preset's `precision: auto` is resolved for
 
 
 def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, Any]:
-    """Write `profile.json` into the run folder, show it, and return it.
+    """Write `profile.json`, timelines and traces into the run folder, show the profile, and return it.
 
     Memory is predicted twice: for this machine, where it is also measured, and for the preset of
     `profile.preset_hardware`, whose card need not be present. Under `profile.strict` a broken budget adds
@@ -42,7 +39,7 @@ def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, 
     console = console or Console()
     path = _new_file(Path(config.run_dir))
     here, preset = _for_this_machine(config), _for_preset(config)
-    device = torch.device(_DEVICES[here.hardware.name])
+    device = torch.device(DEVICES[here.hardware.name])
     if here.trainer.num_threads:
         torch.set_num_threads(here.trainer.num_threads)
     spec = make_task(here.data).spec
@@ -58,10 +55,10 @@ def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, 
         result |= _work(count_flops(model.config))
         result["peak_memory"] = _memory(here, model) | {"preset": _memory(preset, build_model(preset.model, spec))}
     with console.status("measuring"):
-        measured = _measure(here, model.to(device))
+        measured = measure_here(here, model.to(device), path.parent)
     result["peak_memory"]["measured_bytes"] = measured.pop("measured_bytes")
     result |= measured
-    result["budgets"] = _budgets(config.profile.budgets, result, config.profile.memory_for)
+    result["budgets"] = _budgets(config.profile.budgets, result, config.profile.memory_for, device)
     if config.profile.strict and any(budget["ok"] is False for budget in result["budgets"].values()):
         result["exit_status"] = BUDGET_BROKEN
     saved = result | {"overrides": config.overrides, "config": config.to_dict()}
@@ -74,7 +71,7 @@ def profile(config: ProfileConfig, console: Console | None = None) -> dict[str, 
 def _for_this_machine(config: ProfileConfig) -> ProfileConfig:
     """Return the configuration as it would run here, even if it names a card that is not present."""
     picked = resolve_hardware("auto", hardware_facts())
-    if config.hardware.name != "auto" and _DEVICES[config.hardware.name] not in ("cpu", _DEVICES[picked]):
+    if config.hardware.name != "auto" and DEVICES[config.hardware.name] not in ("cpu", DEVICES[picked]):
         config = _composed_for(config, picked)
     return on_this_machine(config)  # type: ignore[type-var]
 
@@ -94,26 +91,15 @@ def _composed_for(config: ProfileConfig, hardware: str) -> ProfileConfig:
     return dataclasses.replace(composed, overrides=config.overrides)
 
 
-def _setup(config: ProfileConfig) -> TrainingSetup:
-    return TrainingSetup(
-        batch_size=config.trainer.batch_size,
-        precision=config.trainer.precision,  # type: ignore[arg-type]
-        optimizer=config.optimizer,
-        loss=config.loss,
-        ema=config.trainer.ema_decay is not None,
-        gradient_clip_val=config.trainer.gradient_clip_val,
-        accumulate=config.trainer.accumulate,
-        on_cuda=_DEVICES[config.hardware.name] == "cuda",
-    )
-
-
 def _work(flops: FlopCount) -> dict[str, Any]:
     """Return the FLOPs of one example; the step is forward, backward and what checkpointing repeats."""
     return {"flops_per_step": flops.step, "flops": dataclasses.asdict(flops) | {"step": flops.step}}
 
 
 def _memory(config: ProfileConfig, model: TitansTRM) -> dict[str, Any]:
-    estimate: MemoryEstimate = predict_training_peak(model.config, _setup(config))
+    """Return the predicted peak, and the largest batch where the memory of the card is known."""
+    setup, card = training_setup(config), card_bytes(config)
+    estimate: MemoryEstimate = predict_training_peak(model.config, setup)
     return {
         "predicted_bytes": estimate.total_bytes,
         "by_kind": estimate.by_kind,
@@ -121,56 +107,34 @@ def _memory(config: ProfileConfig, model: TitansTRM) -> dict[str, Any]:
         "batch_size": config.trainer.batch_size,
         "precision": config.trainer.precision,
         "checkpointing": config.model.recursion.checkpointing,
+        "vram_bytes": card,
+        "largest_batch": None if card is None else largest_batch(model.config, card, setup, known=estimate),
     }
 
 
-def _measure(config: ProfileConfig, model: TitansTRM) -> dict[str, Any]:
-    """Time solves and training steps and measure memory; uses the model's weights up."""
-    settings, setup = config.profile, _setup(config)
-    if not settings.measure:
-        nothing = {"p50": None, "p95": None, "p99": None}
-        return {"latency_ms": nothing, "throughput": None, "timings": {}, "measured_bytes": None}
-    timing = TimingConfig(warmup=settings.warmup, repeats=settings.repeats)
-    solves: SolveTimings = time_solve(model, setup, timing)
-    start = time.perf_counter()
-    measured_bytes = measure_training_peak(model, setup)
-    # Where one step takes longer than all the timing may, the measured one is the timed one.
-    first = None if measured_bytes is None else time.perf_counter() - start
-    step: Timing = time_training_step(model, setup, timing, first)
-    timings: dict[str, Timing | None] = {
-        "training_step": step,
-        "full_solve": solves.full,
-        "adaptive_solve": solves.adaptive,
-    }
-    return {
-        # Of one full solve at batch 1: what a person waits for one answer.
-        "latency_ms": {"p50": solves.full.p50, "p95": solves.full.p95, "p99": solves.full.p99},
-        "throughput": step.examples_per_second,  # supervision steps of one example, trained, per second
-        "timings": {
-            name: dataclasses.asdict(t) | {"examples_per_second": t.examples_per_second}
-            for name, t in timings.items()
-            if t is not None
-        },
-        "adaptive_steps": solves.adaptive_steps,
-        "measured_bytes": measured_bytes,
-    }
-
-
-def _budgets(budgets: BudgetConfig, result: dict[str, Any], memory_for: str) -> dict[str, dict[str, Any]]:
-    """Return the verdict on every budget that is set; `ok` is None where nothing was measured."""
+def _budgets(
+    budgets: BudgetConfig, result: dict[str, Any], memory_for: str, device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """Return the verdict on every budget that is set; `ok` is None where nothing was measured or it does not hold."""
     memory = result["peak_memory"] if memory_for == "here" else result["peak_memory"]["preset"]
     found: dict[str, dict[str, Any]] = {}
     if budgets.parameters is not None:
         low, high = budgets.parameters
         count = result["parameters"]
         found["parameters"] = {"limit": [low, high], "value": count, "ok": low <= count <= high}
-    for name, limit, value in (
-        ("peak_memory", budgets.peak_memory_bytes, memory["predicted_bytes"]),
-        ("latency_p95_ms", budgets.latency_p95_ms, result["latency_ms"]["p95"]),
-    ):
-        if limit is not None:
-            found[name] = {"limit": limit, "value": value, "ok": None if value is None else value <= limit}
+    if budgets.peak_memory_bytes is not None:
+        found["peak_memory"] = _at_most(budgets.peak_memory_bytes, memory["predicted_bytes"])
+    if budgets.latency_p95_ms is not None:
+        found["latency_p95_ms"] = _at_most(budgets.latency_p95_ms, result["latency_ms"]["p95"])
+        here = "gpu" if device.type == "cuda" else device.type
+        if budgets.latency_device not in ("any", here):
+            note = f"holds on {budgets.latency_device}, this is {here}"
+            found["latency_p95_ms"] |= {"ok": None, "note": note}
     return found
+
+
+def _at_most(limit: float, value: float | None) -> dict[str, Any]:
+    return {"limit": limit, "value": value, "ok": None if value is None else value <= limit}
 
 
 def _device_name(device: torch.device) -> str:

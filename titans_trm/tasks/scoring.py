@@ -125,6 +125,7 @@ def score(
         checkpoint_sha256=subject.checkpoint_sha256,
         global_step=subject.global_step,
         weights=subject.weights,  # type: ignore[arg-type]
+        halting_probability=config.halting_probability,
         confidence=config.confidence,
         examples_sha256=examples.sha256,
         file=config.file,
@@ -157,6 +158,7 @@ def _solve(subject: Subject, examples: ExampleSet, config: EvaluateConfig, mode:
             batch_size=config.batch_size,
             ignore_index=subject.data.spec.ignore_index,
             adaptive=mode == "adaptive",
+            halt_above=config.halt_above,
             autocast=subject.autocast(),
             valid=subject.data.spec.valid,
             on_batch=lambda count: progress.advance(task, count),
@@ -176,6 +178,7 @@ def _cost(subject: Subject, examples: ExampleSet, config: EvaluateConfig, timed:
             subject.model,
             examples,
             adaptive=mode == "adaptive",
+            halt_above=config.halt_above,
             most=config.latency_examples,
             seconds=config.latency_seconds,
             autocast=subject.autocast(),

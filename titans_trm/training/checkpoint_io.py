@@ -1,5 +1,6 @@
 """Checkpoints on disk: written whole or not at all, the one before kept, a damaged one named and passed over."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
+from titans_trm.training.disk import naming
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 logger = logging.getLogger(__name__)
@@ -26,18 +28,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
-        try:
-            with open(partial, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        if target.name == LAST and target.exists():
-            _keep_as(target, target.with_name(PREVIOUS))
-        os.replace(partial, target)
-        _sync_folder(target.parent)
+        with naming(target):
+            try:
+                with open(partial, "wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException as error:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise _cause(error) from error
+            if target.name == LAST and target.exists():
+                _keep_as(target, target.with_name(PREVIOUS))
+            os.replace(partial, target)
+            _sync_folder(target.parent)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -78,10 +82,22 @@ def load_model_weights(model: TitansTRM, path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def recount_batches(checkpoint: dict[str, Any], before: int, now: int) -> None:
+    """Let Lightning's count of batches in `checkpoint` stand for `now` batches an optimiser step, not `before`."""
+    if before == now:
+        return
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        under_way = counts["ready"] - counts["completed"]
+        whole = counts["ready"] * now // before
+        counts |= {"ready": whole, "started": whole, "processed": whole, "completed": whole - under_way}
+
+
 def newest_readable(folder: str | Path) -> Path | None:
     """Return the newest readable of `last.ckpt` and `previous.ckpt` in `folder`, or None where there is neither.
 
-    A damaged file is named in a warning and passed over.
+    A damaged file is named in a warning and passed over; where the one before is taken, it is renamed to
+    `last.ckpt.damaged`, so that it never takes the place of a readable one.
 
     Raises:
         InputError: there are checkpoints, and all of them are damaged.
@@ -93,10 +109,21 @@ def newest_readable(folder: str | Path) -> Path | None:
         except InputError as error:
             logger.warning("%s Trying the checkpoint before it.", error)
         else:
+            for damaged in found[: found.index(path)]:
+                with contextlib.suppress(OSError):
+                    os.replace(damaged, damaged.with_name(f"{damaged.name}.damaged"))
             return path
     if found:
         raise InputError(f"every checkpoint in {folder} is damaged: {', '.join(path.name for path in found)}.")
     return None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the `OSError` behind what torch makes of one in the middle of a file, else the error itself."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__cause__ or behind.__context__
+    return behind or error
 
 
 def _keep_as(current: Path, kept: Path) -> None:

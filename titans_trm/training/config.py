@@ -5,6 +5,7 @@ The dataclasses are the schema of `conf/`: an unknown key, a wrong type or an im
 
 import re
 from dataclasses import asdict, dataclass, field
+from math import log
 from typing import Any, Literal
 
 from titans_trm.data.config import DataConfig
@@ -15,6 +16,7 @@ from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import BackboneConfig, HaltingConfig, MemoryConfig, RecursionConfig, TitansTRMConfig
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
 from titans_trm.specialist.config import SpecialistConfig
+from titans_trm.training.sweep_config import GridConfig, SweepConfig
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -126,12 +128,16 @@ class HardwareConfig:
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"  # Lightning's word
     devices: int | Literal["auto"] = 1  # devices of one machine; more than one needs a strategy such as ddp
     num_nodes: int = 1  # machines
-    strategy: str = "auto"  # auto: one process; ddp: one process a device, gradients averaged
+    # auto: one process; ddp: one a device, gradients averaged; fsdp: gradients and optimiser state also sharded
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Precision = "auto"  # default of trainer.precision here
     compile: bool = False  # default of trainer.compile here
     tf32: bool = True  # let fp32 products on NVIDIA cards use TF32: faster, about 1e-3 relative error
+    vram: str | None = None  # memory a run must fit into, such as 6GiB; null = all of the card that is found
 
     def __post_init__(self) -> None:
+        if self.vram is not None and parse_bytes(self.vram, key="vram") == 0:
+            raise ValueError(f"vram={self.vram} holds nothing; give the memory of the card, such as 6GiB.")
         if isinstance(self.devices, int):
             _at_least("devices", self.devices, 1)
         _at_least("num_nodes", self.num_nodes, 1)
@@ -140,6 +146,18 @@ class HardwareConfig:
                 f"devices={self.devices} on num_nodes={self.num_nodes} needs hardware.strategy=ddp; "
                 "strategy=auto is for one device."
             )
+        if self.strategy == "fsdp" and self.accelerator in ("cpu", "mps"):
+            raise ValueError(f"strategy=fsdp needs GPUs, not accelerator={self.accelerator}; choose strategy=ddp.")
+
+    @property
+    def world_size(self) -> int | None:
+        """Processes that train together; None where `devices=auto` leaves it to the machine."""
+        return None if self.devices == "auto" else self.devices * self.num_nodes
+
+    @property
+    def vram_bytes(self) -> int | None:
+        """`vram` in bytes."""
+        return None if self.vram is None else parse_bytes(self.vram, key="vram")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +186,28 @@ class RunConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)  # extra Lightning callbacks: name -> `_target_` node
     logger: dict[str, Any] = field(default_factory=dict)  # Lightning loggers: name -> `_target_` node
     specialist: SpecialistConfig = field(default_factory=SpecialistConfig)  # who is called when an alarm is raised
+    sweep: SweepConfig = field(default_factory=GridConfig)  # the multirun that this run is a job of, if it is one
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
         if not self.experiment.strip():
             raise ValueError("experiment='' names no folder; choose a word such as custom.")
+        if self.experiment.startswith(("/", "~")) or ".." in re.split(r"[/\\]", self.experiment):
+            raise ValueError(
+                f"experiment={self.experiment!r} would lead out of runs/; choose a name such as custom or mine/first, "
+                "and run_dir=... for another place."
+            )
         if not self.run_dir.strip():
             raise ValueError("run_dir='' names no folder; choose one such as runs/custom/1.")
+        if self.hardware.strategy == "fsdp" and self.trainer.ema_decay is not None:
+            raise ValueError(
+                f"trainer.ema_decay={self.trainer.ema_decay} needs whole weights on every device, which "
+                "hardware.strategy=fsdp does not keep; set trainer.ema_decay=null or choose hardware.strategy=ddp."
+            )
+        if self.hardware.strategy == "fsdp" and self.optimizer.name == "muon":
+            raise ValueError(
+                "optimizer=muon needs whole matrices, hardware.strategy=fsdp has shards; choose adamw or ddp."
+            )
         _targets("callbacks", self.callbacks)
         _targets("logger", self.logger)
 
@@ -207,6 +240,7 @@ class EvaluateConfig:
     halting: Literal["both", "full", "adaptive"] = (
         "both"  # full: N_sup steps for all; adaptive: as many as the head asks
     )
+    halting_probability: float = 0.5  # sigmoid of the halting logit above which an adaptive example stops
     confidence: float = 0.95  # level of the intervals
     seed: int = 0  # of the subset and of resampling
     debug: bool = False  # full traceback on errors; set by debug=default
@@ -223,6 +257,13 @@ class EvaluateConfig:
         _at_least("seed", self.seed, 0)
         if not 0.0 < self.confidence < 1.0:
             raise ValueError(f"confidence={self.confidence} is outside (0, 1); choose e.g. 0.95.")
+        if not 0.0 < self.halting_probability < 1.0:
+            raise ValueError(f"halting_probability={self.halting_probability} is outside (0, 1); choose e.g. 0.9.")
+
+    @property
+    def halt_above(self) -> float:
+        """Halting logit of `halting_probability`."""
+        return log(self.halting_probability / (1.0 - self.halting_probability))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +274,8 @@ class BudgetConfig:
 
     parameters: tuple[int, int] | None = None  # lowest and highest parameter count
     peak_memory: str | None = None  # of a training step, e.g. 6GiB or 500MB
-    latency_p95_ms: float | None = None  # milliseconds to solve one example, 95th percentile
+    latency_p95_ms: float | None = 100.0  # milliseconds to solve one example with all steps, 95th percentile
+    latency_device: Literal["cpu", "gpu", "any"] = "gpu"  # where that limit holds; on other devices it is not judged
 
     def __post_init__(self) -> None:
         if self.parameters is not None and self.parameters[0] > self.parameters[1]:
@@ -256,7 +298,11 @@ class ProfileSettings:
 
     warmup: int = 3  # unmeasured repetitions before the measured ones
     repeats: int = 10  # measured repetitions of each timing
+    seconds: float = 5.0  # most time for the repetitions of one timing; a single repetition always runs to its end
     measure: bool = True  # False: only predict parameters, FLOPs and memory; nothing is timed
+    trace: bool = True  # record a training step and a solve: operators, timeline (PNG), trace for Perfetto, TensorBoard
+    operators: int = 10  # rows of the operator table
+    data: bool = True  # load the data and measure how much of a training step waits for it
     memory_for: Literal["preset", "here"] = "preset"  # batch of the predicted peak: of preset_hardware, or of this run
     preset_hardware: Literal["gpu_6gb", "gpu"] = "gpu_6gb"  # whose batch and precision the predicted peak takes
     budgets: BudgetConfig = field(default_factory=BudgetConfig)
@@ -265,6 +311,8 @@ class ProfileSettings:
     def __post_init__(self) -> None:
         _at_least("warmup", self.warmup, 0)
         _at_least("repeats", self.repeats, 1)
+        _at_least("operators", self.operators, 1)
+        _positive("seconds", self.seconds, "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

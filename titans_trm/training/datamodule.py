@@ -17,9 +17,11 @@ from titans_trm.data.batch import Batch
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.load import TaskData
 from titans_trm.data.stream import ExampleStream
+from titans_trm.errors import InputError
 from titans_trm.models.config import HaltingConfig, RecursionConfig
 from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.training.config import TrainerConfig
+from titans_trm.training.ranks import Ranks
 from titans_trm.training.slots import SlotGroups
 
 _FEWEST_EXAMPLES = 4  # of a validation subset, whatever it costs
@@ -58,33 +60,49 @@ class SlotDataModule(lightning.LightningDataModule):
         self.weights = weights
         self.val_subset = seeded_subset(data.val, val_examples, seed)
 
-    def make_slots(self, model: TitansTRM, rank: int, world_size: int) -> SlotGroups:
+    def make_slots(self, model: TitansTRM, ranks: Ranks) -> SlotGroups:
         """Return the empty slots of one rank; ranks share the stream without overlap."""
-        stream = ExampleStream(
-            self.data.train,
-            seed=self.seed,
-            augment=self.data.augment,
-            rank=rank,
-            world_size=world_size,
-            weights=self.weights,
-        )
-        seed = self.seed * world_size + rank
-        return SlotGroups(model, stream, self.batch_size, accumulate=self.accumulate, seed=seed)
+        stream = ExampleStream(self.data.train, seed=self.seed, augment=self.data.augment, weights=self.weights)
+        return SlotGroups(model, stream, self.batch_size, accumulate=self.accumulate, seed=self.seed, ranks=ranks)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Return the endless tick that drives Lightning's loop."""
         return _TickLoader(_Ticks(), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Return batches of the fixed validation subset."""
-        return solve_loader(self.val_subset, self.val_batch_size)
+        """Return this rank's batches of the fixed validation subset: each example on one rank, as many batches on all.
+
+        Raises:
+            InputError: there are fewer examples than ranks.
+        """
+        trainer = self.trainer
+        if trainer is None or trainer.world_size == 1:
+            return solve_loader(self.val_subset, self.val_batch_size)
+        return _loader(shared_batches(self.val_subset, self.val_batch_size, trainer.global_rank, trainer.world_size))
 
 
 def solve_loader(examples: ExampleSet, batch_size: int) -> DataLoader[Batch]:
     """Return a loader over `examples` in order, each once, in batches of at most `batch_size`."""
     starts = range(0, len(examples), batch_size)
-    batches = [examples.batch(torch.arange(start, min(start + batch_size, len(examples)))) for start in starts]
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    return _loader([examples.batch(torch.arange(start, min(start + batch_size, len(examples)))) for start in starts])
+
+
+def shared_batches(examples: ExampleSet, batch_size: int, rank: int, world_size: int) -> list[Batch]:
+    """Return the batches of one rank: together each example once, as many batches on every rank, of about this size.
+
+    Sharded weights are gathered by all ranks in each batch: a rank with one more would wait for ever.
+
+    Raises:
+        InputError: there are fewer examples than ranks.
+    """
+    fewest, most = len(examples) // world_size, -(-len(examples) // world_size)
+    if not fewest:
+        raise InputError(
+            f"{len(examples)} validation examples are too few for {world_size} processes; "
+            f"set trainer.val_examples to {world_size} or more, or use fewer devices."
+        )
+    mine = torch.arange(len(examples)).tensor_split(world_size)[rank]
+    return [examples.batch(rows) for rows in mine.tensor_split(min(-(-most // batch_size), fewest))]
 
 
 def affordable_val_examples(trainer: TrainerConfig, recursion: RecursionConfig, halting: HaltingConfig) -> int:
@@ -107,6 +125,10 @@ def seeded_subset(examples: ExampleSet, size: int, seed: int) -> ExampleSet:
         return examples
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return examples.select(order[:size].sort().values)
+
+
+def _loader(batches: list[Batch]) -> DataLoader[Batch]:
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
 class _Ticks(IterableDataset[int]):

@@ -153,9 +153,7 @@ class Levers:
 
     def _fresh_slots(self, step: int) -> None:
         assert self.module.slots is not None
-        for group in self.module.slots.groups:
-            if group.halted is not None:
-                group.halted = torch.ones_like(group.halted)
+        self.module.slots.release()
 
     def _scale_rates(self, factor: float) -> None:
         self.set_rates([factor * rate for rate in self.rates()])

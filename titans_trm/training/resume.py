@@ -20,12 +20,12 @@ _FIXED = (
     "model",
     "loss",
     "optimizer.name",
-    "trainer.batch_size",
-    "trainer.accumulate",
     "trainer.ema_decay",
 )
+# These may change as long as their product, the number of slots, stays: they are spread anew.
+_SPREAD = ("trainer.batch_size", "trainer.accumulate", "hardware.devices", "hardware.num_nodes")
 # Where things lie and what was typed: no part of what is trained.
-_IGNORED = ("run_dir", "resume", "overrides", "data.cache_dir", "logger")
+_IGNORED = ("run_dir", "resume", "overrides", "data.cache_dir", "logger", "sweep")
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def find_resume_point(config: RunConfig) -> ResumePoint | None:
     if config.resume == "auto":
         own = RunFolder(config.run_dir)
         point = _point_if_any(own) if own.config.is_file() else None
-        if point is not None:
+        if point is not None or config.sweep.job is not None:  # another run here is another job of the sweep
             return point
         try:
             newest = RunFolder.latest(root, unfinished=True, with_checkpoint=True)
@@ -77,9 +77,10 @@ def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> None:
         InputError: something differs that a run cannot change half-way, such as the model.
     """
     then = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    changed = [(key, old, new) for key, old, new in _differences(then, now) if not key.startswith(_IGNORED)]
+    changed = [(key, old, new) for key, old, new in differences(then, now) if not key.startswith(_IGNORED)]
     lines = [f"{key}: {old} -> {new}" for key, old, new in changed]
-    fatal = [line for line in lines if line.startswith(_FIXED)]
+    fixed = _FIXED if _slots(then) == _slots(now) else (*_FIXED, *_SPREAD)
+    fatal = [line for line in lines if line.startswith(fixed)]
     if fatal:
         raise InputError(
             f"{folder.path} was started with another configuration ({'; '.join(fatal)}). "
@@ -87,6 +88,27 @@ def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> None:
         )
     for line in lines:
         logger.info("changed since the run started: %s", line)
+
+
+def differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (key, old, new) of every leaf that differs."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*then, *now}):
+            yield from differences(then.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif then != now:
+        yield key, then, now
+
+
+def _slots(config: Mapping[str, Any]) -> int | None:
+    """Return how many slots an optimiser step has over all processes; None where only the run knows."""
+    found = 1
+    for key in _SPREAD:
+        part, _, name = key.partition(".")
+        value = config.get(part, {}).get(name, 1)
+        if not isinstance(value, int):
+            return None
+        found *= value
+    return found
 
 
 def _point(folder: RunFolder) -> ResumePoint:
@@ -99,12 +121,3 @@ def _point(folder: RunFolder) -> ResumePoint:
 def _point_if_any(folder: RunFolder) -> ResumePoint | None:
     checkpoint = newest_readable(folder.checkpoints)
     return None if checkpoint is None else ResumePoint(folder, checkpoint)
-
-
-def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (key, old, new) of every leaf that differs."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        for name in sorted({*then, *now}):
-            yield from _differences(then.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif then != now:
-        yield key, then, now

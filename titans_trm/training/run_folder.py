@@ -3,6 +3,7 @@
 Every text file is written whole or not at all (temporary file, flush to the disk, rename), in UTF-8; JSON has no NaN.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from titans_trm.errors import InputError
+from titans_trm.training.disk import naming
 from titans_trm.training.environment import describe_environment
 from titans_trm.training.reproducibility import reproducibility_checklist
 
@@ -34,7 +36,8 @@ SUMMARY_KEYS = (
     "peak_memory_bytes",
     "seed",
 )
-OPTIONAL_SUMMARY_KEYS = ("tags", "error")  # the run's free words; one line on why it failed or stopped
+# The run's free words; one line on why it failed; whether signal, time or pruning stopped it.
+OPTIONAL_SUMMARY_KEYS = ("tags", "error", "stopped_by")
 
 _CONFIG = "config.yaml"  # what makes a folder a run folder
 
@@ -230,17 +233,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content`: whoever reads `path`, now or after a power cut, finds the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
 
 
 def to_plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from titans_trm.data.maze.files import SYMBOLS, judge, read_table
 from titans_trm.data.maze.generator import VERSION, Mazes, generate_mazes
 from titans_trm.data.maze.paths import is_shortest_path, label_paths, pack
 from titans_trm.data.sources import file_splits, generated_splits, read_cached
-from titans_trm.data.spec import TaskSpec
+from titans_trm.data.spec import TaskSpec, Undo
 from titans_trm.data.splits import GroupAllocator
 from titans_trm.errors import InputError
 
@@ -148,6 +148,15 @@ class MazeTask:
             moved[rows] = dihedral(grids[rows], number)
         questions = moved.reshape(len(inputs), -1)
         return torch.from_numpy(questions), torch.from_numpy(self.solve(questions))
+
+    def view(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Undo]:
+        """Return each `(B, N)` maze turned or mirrored at random, and what leads answers `(B, N)` back."""
+        which = torch.randint(_DIHEDRAL, (len(inputs),), generator=generator)
+        grid = np.arange(self.spec.seq_len).reshape(1, self.size, self.size)
+        moves = np.concatenate([dihedral(grid, number).reshape(1, -1) for number in range(_DIHEDRAL)])
+        cells = torch.from_numpy(moves)[which]
+        back = cells.argsort(dim=1)
+        return inputs.gather(1, cells), lambda answers: answers.gather(1, back)
 
     def solve(self, questions: np.ndarray) -> np.ndarray:
         """Return the labelled answers of `(M, N)` mazes."""

@@ -24,7 +24,7 @@ from titans_trm.data.cache import Built
 from titans_trm.data.examples import ExampleSet
 from titans_trm.data.files import decompress, sha256
 from titans_trm.data.sources import file_splits, generated_splits, packaged_splits, read_cached
-from titans_trm.data.spec import TaskSpec
+from titans_trm.data.spec import TaskSpec, Undo
 from titans_trm.data.splits import GroupAllocator
 from titans_trm.data.sudoku.canonical import canonical_form
 from titans_trm.data.sudoku.config import SudokuConfig
@@ -169,17 +169,29 @@ class SudokuTask:
         Digits are relabelled; bands, rows within a band, stacks and columns within a stack are permuted; with square
         boxes half of the grids are transposed. All `(B, N)` tokens are drawn and moved at once.
         """
-        geometry, count = self.geometry, len(inputs)
+        labels, cells = self._symmetries(len(inputs), generator)
+        first, second = (labels.gather(1, tokens.gather(1, cells).long()) for tokens in (inputs, targets))
+        return first.to(inputs.dtype), second.to(inputs.dtype)
+
+    def view(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Undo]:
+        """Return each `(B, N)` puzzle under a random symmetry, and what leads answers `(B, N)` back."""
+        labels, cells = self._symmetries(len(inputs), generator)
+        back_labels, back_cells = labels.argsort(dim=1), cells.argsort(dim=1)
+        shown = labels.gather(1, inputs.gather(1, cells).long()).to(inputs.dtype)
+        return shown, lambda answers: back_labels.gather(1, answers.gather(1, back_cells))
+
+    def _symmetries(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw `count` symmetries: the new label of each token (B, V), and the cell each cell is taken from (B, N)."""
+        geometry = self.geometry
         digits = _permutations(count, 1, geometry.size, generator)[:, 0] + _BLANK + 1
-        labels = torch.cat([torch.arange(_BLANK + 1).expand(count, -1), digits], dim=1).to(inputs.dtype)
+        labels = torch.cat([torch.arange(_BLANK + 1).expand(count, -1), digits], dim=1)
         rows = _line_order(count, geometry.bands, geometry.box_rows, generator)
         columns = _line_order(count, geometry.stacks, geometry.box_cols, generator)
         cells = rows[:, :, None] * geometry.size + columns[:, None, :]  # (B, size, size)
         if geometry.square:
             transposed = torch.rand(count, 1, 1, generator=generator) < 0.5
             cells = torch.where(transposed, cells.transpose(1, 2), cells)
-        cells = cells.flatten(1)
-        return labels.gather(1, inputs.gather(1, cells).long()), labels.gather(1, targets.gather(1, cells).long())
+        return labels, cells.flatten(1)
 
     def validate(self, inputs: Tensor, targets: Tensor) -> None:
         """Raise `InputError` naming the `(B, N)` examples that break a rule or have several solutions."""

@@ -71,8 +71,8 @@ class HaltingCollapse(_Halting):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """std: of logits; drop: share of its own peak; low, high: band of p; growth: in 5 checks."""
-        return {"std": 0.01, "drop": 0.05, "low": 0.1, "high": 0.9, "growth": 1.3}
+        """std: of logits; drop: as a share of its peak; low, high: band of p; growth: in 5 checks."""
+        return {"std": 0.05, "drop": 0.05, "low": 0.1, "high": 0.9, "growth": 1.3}
 
     def look(self, signals: Signals) -> Finding | None:
         """Fire on a spread that is absolutely small, or a small part of what it was, and not growing."""

@@ -49,17 +49,19 @@ class MemoryBlowup(Rule):
         if worst is None:
             return None
         ratio, name, value, usual = worst
+        # Out of bounds from the first check on, there is no usual size to go back to.
+        limit = self.limits["ratio"] * usual if self.recent.get(name) else self.limits["certain"]
         block, what = name.split("/")[1:]
         told = "the memory's weights" if what == "norm" else "what one pass writes to the memory"
         return Finding(
             f"{told} of {block} has a norm of {value:.3g} times the initial memory's and had {usual:.3g}.",
-            {name: value, f"{name}.limit": self.limits["ratio"] * usual},
+            {name: value, f"{name}.limit": limit},
             scope=f"{block}.memory",
         )
 
     def remedies(self, finding: Finding) -> tuple[Remedy, ...]:
         """Smaller inner steps."""
-        return remedies.SMALLER_MEMORY_STEP, remedies.TIGHTER_INNER_CLIP, remedies.ROLL_BACK
+        return *remedies.calm_memory(*_crossed(finding)), remedies.ROLL_BACK
 
 
 class _Gate(Rule):
@@ -270,14 +272,24 @@ class InnerLossDivergence(Rule):
                 continue
             now = median(kept)
             self.best = {**self.best, block: min(now, self.best.get(block, math.inf))}
-            if falling and now > self.limits["ratio"] * self.best[block]:
+            limit = self.limits["ratio"] * self.best[block]
+            if falling and now > limit:
+                name = f"memory/{block}/inner_loss"
                 return Finding(
                     f"the inner loss of the memory of {block} is {now:.3g} and was {self.best[block]:.3g}.",
-                    {f"memory/{block}/inner_loss": now, "best": self.best[block]},
+                    {name: now, f"{name}.limit": limit},
                     scope=f"{block}.memory",
                 )
         return None
 
     def remedies(self, finding: Finding) -> tuple[Remedy, ...]:
         """Smaller inner steps."""
-        return remedies.SMALLER_MEMORY_STEP, remedies.TIGHTER_INNER_CLIP
+        return remedies.calm_memory(*_crossed(finding))
+
+
+def _crossed(finding: Finding) -> tuple[str, float]:
+    """Return the signal of a finding and the limit that it crossed."""
+    limits = {name: value for name, value in finding.evidence.items() if name.endswith(".limit")}
+    name, limit = next(iter(limits.items()))
+    assert isinstance(limit, float)
+    return name.removesuffix(".limit"), limit

@@ -117,10 +117,14 @@ class LossDivergence(Rule):
 
 
 class LossPlateau(Rule):
-    """Cross-entropy has not moved for long although little is solved."""
+    """Cross-entropy has not moved for long although little is solved: a note, since recursive models do pause.
+
+    Where it stands at what guessing costs, it is an alarm.
+    """
 
     id = "loss_plateau"
     title = "loss stands still"
+    severity = "info"
     source = "ours, with Welch (1947); compare SageMaker Debugger LossNotDecreasing (0.1 % in 10 steps)"
     needed, window, clear = 5, 6, 2
     watches = ("loss/cross_entropy", "solve/exact")
@@ -162,10 +166,11 @@ class LossPlateau(Rule):
             return None
         told = f"cross-entropy stands at {is_:.3g} for {2 * half} checks, {signals.values['solve/exact']:.0%} solved"
         evidence: dict[str, float | str | list[str]] = {"loss/cross_entropy": is_, "before": was}
-        if self.entropy is not None and is_ > self.limits["label_share"] * self.entropy:
+        guessing = self.entropy is not None and is_ > self.limits["label_share"] * self.entropy
+        if self.entropy is not None and guessing:
             evidence["labels/entropy"] = self.entropy
             told += ": as high as if the inputs told nothing of the labels; inputs and labels may not belong together"
-        return Finding(f"{told}.", evidence)
+        return Finding(f"{told}.", evidence, severity="warn" if guessing else None)
 
     def remedies(self, finding: Finding) -> tuple[Remedy, ...]:
         """What to look at first."""
@@ -184,7 +189,7 @@ class InitialLoss(Rule):
     source = "TheDeepChecker, initial loss"
     severity = "info"
     needed, window, clear, warm_up = 1, 1, 3, False
-    watches = ("loss/cross_entropy",)
+    watches = ("loss/cross_entropy_max",)
     memory = {"seen": False}
     seen: bool
 

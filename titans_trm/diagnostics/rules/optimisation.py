@@ -114,26 +114,36 @@ class RateTooHigh(Rule):
         LOSSES | HALTING | MEMORY | STATES
         | frozenset({"grad_explode", "grad_vanish", "dead_units", "init_loss", "nonfinite", "no_gradient"})
     )  # fmt: skip
-    memory = {"best": math.inf}
+    memory = {"best": math.inf, "entropy": math.inf}
     best: float
+    entropy: float
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """ratio: update over weight; certain: ratio that needs no other sign; progress: of the loss, excuses."""
-        return {"ratio": 0.05, "certain": 0.2, "progress": 0.9}
+        """Name and explain the thresholds.
+
+        ratio: update over weight; progress: of the loss, excuses it; certain: ratio that nothing excuses; guessing:
+        ratio where nothing is learned, that is while the loss is above guess times the labels' entropy.
+        """
+        return {"ratio": 0.05, "progress": 0.9, "certain": 0.2, "guessing": 0.02, "guess": 0.95}
 
     def look(self, signals: Signals) -> Finding | None:
-        """Fire on large ratios; on moderately large ones only where the loss does not fall."""
+        """Fire on large ratios; on smaller ones only where the loss does not fall, or is that of guessing.
+
+        Weights grow with the rate, so the ratio of a rate that is far too high is large for some steps only.
+        """
         ratio, loss = signals.values["update/median"], signals.values["loss/cross_entropy"]
+        self.entropy = signals.values.get("labels/entropy", self.entropy)
         progress = loss < self.limits["progress"] * self.best
         self.best = min(self.best, loss) if math.isfinite(loss) else self.best
-        certain = ratio > self.limits["certain"]
-        if not certain and not (ratio > self.limits["ratio"] and not progress):
+        excused = {"certain": False, "ratio": progress, "guessing": not loss > self.limits["guess"] * self.entropy}
+        crossed = next((name for name in excused if ratio > self.limits[name] and not excused[name]), None)
+        if crossed is None:
             return None
         return Finding(
             f"one step changes the weights by {ratio:.1%} of their length (0.1 to 2 % is usual): the learning rate "
             f"{signals.values.get('lr', math.nan):.3g} is too high.",
-            {"update/median": ratio, "update/median.limit": self.limits["certain" if certain else "ratio"]},
+            {"update/median": ratio, "update/median.limit": self.limits[crossed]},
         )
 
     def remedies(self, finding: Finding) -> tuple[Remedy, ...]:

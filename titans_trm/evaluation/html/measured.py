@@ -8,7 +8,8 @@ from titans_trm.evaluation.html.charts import Series, heat_table, interval_bar, 
 from titans_trm.evaluation.html.page import Html, facts, figure, join, missing, section, table, tag
 from titans_trm.evaluation.results import Calibration, Cost, Difficulty, Estimate, Evaluation, HaltingGain, Slice
 
-_SHARES = {"cross_entropy", "perplexity", "bits_per_byte"}  # metrics that are no shares: not in percent
+# Metrics that are no shares: not in percent.
+_NO_SHARES = {"cross_entropy", "perplexity", "bits_per_byte", "mean_supervision_steps", "difficulty_rmse"}
 _SLICE_NAMES = {
     "difficulty": ("By difficulty", "rating"),
     "length": ("By length", "tokens"),
@@ -160,8 +161,8 @@ def interval(estimate: Estimate) -> str:
 def _metrics(one: Evaluation) -> Html:
     rows: list[list[object]] = []
     for name, estimate in one.metrics.items():
-        is_share = estimate.value is None or (0.0 <= estimate.value <= 1.0 and name not in _SHARES)
-        value = percent(estimate.value) if is_share else f"{estimate.value:.4f}"
+        is_share = name not in _NO_SHARES
+        value = percent(estimate.value) if is_share else "–" if estimate.value is None else f"{estimate.value:.4f}"
         ends = interval(estimate) if is_share else _ends(estimate)
         bar = interval_bar(estimate.ci_low, estimate.value, estimate.ci_high) if is_share else Html("")
         rows.append([name.replace("_", " "), value, ends, bar])

@@ -1,5 +1,7 @@
 """Write `checkpoints/last.ckpt` every few steps and `checkpoints/best.ckpt` when validation improves."""
 
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from titans_trm.data.spec import LOWER_IS_BETTER, Headline
 from titans_trm.training.checkpoint_io import BEST, LAST
+
+logger = logging.getLogger(__name__)
 
 
 class RunCheckpoints(Checkpoint):
@@ -49,7 +53,15 @@ class RunCheckpoints(Checkpoint):
             return
         metrics = trainer.callback_metrics
         values = {name: float(metrics[f"val/{name}"]) for name in (self.headline, "cross_entropy")}
-        if self.best is None or self._score(values) > self._score(self.best):
+        unusable = [name for name, value in values.items() if not math.isfinite(value)]
+        if unusable:
+            logger.warning(
+                "validation at step %d: %s is not finite, so these weights are not kept as the best; "
+                "checkpoints/best.ckpt and the diagnostics tell what was before.",
+                trainer.global_step,
+                " and ".join(unusable),
+            )
+        elif self.best is None or self._score(values) > self._score(self.best):
             self.best = {"step": trainer.global_step, **values}
             trainer.save_checkpoint(self.folder / BEST)
         self.save_last(trainer)

@@ -12,6 +12,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from titans_trm.errors import InputError
+from titans_trm.training.disk import naming
 from titans_trm.training.run_folder import write_text
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class MetricsCSV(Callback):
         if any(_untimed(old) == _untimed(row) for old in self._at_last_step):
             return
         self._at_last_step.append(row)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_lines([row.values()]))
 
     def _has(self, step: int, split: str) -> bool:
@@ -149,7 +150,7 @@ class MetricsCSV(Callback):
         # Counted by the slots themselves: a logged number would be of the last report, and rounded to fp32.
         slots = getattr(pl_module, "slots", None)
         if slots is not None:
-            finished = slots.examples_finished * trainer.world_size
+            finished = slots.examples_finished
             values |= {"examples_finished": finished, "epoch": finished / self.train_examples}
         self.append(trainer.global_step, split, values)
 

@@ -29,7 +29,7 @@ class TrainingReport(Callback):
         """Start the clock."""
         assert isinstance(pl_module, TRMModule) and pl_module.slots is not None
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
-        self._last_finished = float(pl_module.slots.examples_finished * trainer.world_size)
+        self._last_finished = float(pl_module.slots.examples_finished)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep validation out of the training speed."""
@@ -50,7 +50,7 @@ class TrainingReport(Callback):
         now = time.monotonic()
         values = pl_module.running.report()
         values["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
-        values["examples_finished"] = float(pl_module.slots.examples_finished * trainer.world_size)
+        values["examples_finished"] = float(pl_module.slots.examples_finished)
         values["epoch"] = values["examples_finished"] / self.train_examples
         finished = values["examples_finished"] - self._last_finished
         values["examples_per_second"] = finished / max(now - self._last_time, 1e-9)

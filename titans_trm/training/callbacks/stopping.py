@@ -5,18 +5,26 @@ import time
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from titans_trm.training.callbacks.checkpoints import RunCheckpoints, at_step_boundary
+from titans_trm.training.ranks import Ranks
 
 
 class StopTraining(Exception):
-    """Training ended before its last step, with `last.ckpt` written; `by_signal` tells an interruption from a limit."""
+    """Training ended before its last step, with `last.ckpt` written: by a signal, by a search, or at a limit."""
 
-    def __init__(self, reason: str, *, by_signal: bool) -> None:
+    def __init__(self, reason: str, *, by_signal: bool, pruned: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.by_signal = by_signal
+        self.pruned = pruned
+
+    @property
+    def by(self) -> str:
+        """What stopped it, as in `summary.json`: signal, pruning or time."""
+        return "signal" if self.by_signal else "pruning" if self.pruned else "time"
 
 
 class StopCleanly(Callback):
@@ -32,7 +40,7 @@ class StopCleanly(Callback):
     def __init__(self, checkpoints: RunCheckpoints, *, max_minutes: float | None) -> None:
         self.checkpoints = checkpoints
         self.max_seconds = None if max_minutes is None else 60.0 * max_minutes
-        self._signal: str | None = None
+        self._signal = 0  # number of the signal that came
         self._handlers: dict[int, Any] = {}
         self._started = 0.0
 
@@ -47,20 +55,18 @@ class StopCleanly(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop at a step boundary; where a validation is due, it runs first, so that none is lost."""
-        reason = self._reason()
-        if reason is None or trainer.global_step >= trainer.max_steps or not at_step_boundary(pl_module):
+        if trainer.global_step >= trainer.max_steps or not at_step_boundary(pl_module):
             return
-        if not self.checkpoints.validation_follows(trainer):
+        if not self.checkpoints.validation_follows(trainer) and (stop := self._agreed(trainer, pl_module)):
             self.checkpoints.save_last(trainer)
-            raise StopTraining(reason, by_signal=self._signal is not None)
+            raise stop
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Stop after a validation, which has saved this step."""
-        reason = self._reason()
-        if reason and self.checkpoints.saved_step == trainer.global_step:
-            raise StopTraining(reason, by_signal=self._signal is not None)
+        if self.checkpoints.saved_step == trainer.global_step and (stop := self._agreed(trainer, pl_module)):
+            raise stop
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Give the signals back, before Lightning gives back its own."""
@@ -78,13 +84,19 @@ class StopCleanly(Callback):
         self._handlers = {}
 
     def _note(self, number: int, frame: Any) -> None:
-        if self._signal is not None and number == signal.SIGINT:
+        if self._signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signal = signal.Signals(number).name
+        self._signal = number
 
-    def _reason(self) -> str | None:
-        if self._signal is not None:
-            return f"stopped by {self._signal}"
-        if self.max_seconds is not None and time.monotonic() - self._started >= self.max_seconds:
-            return f"reached trainer.max_time={self.max_seconds / 60.0:g} minutes"
+    def _agreed(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> StopTraining | None:
+        """Return why to stop, as soon as any process is told to: all of them stop at the same step."""
+        late = self.max_seconds is not None and time.monotonic() - self._started >= self.max_seconds
+        ranks = Ranks(trainer.global_rank, trainer.world_size)
+        told = torch.tensor([self._signal, int(late)], device=module.device if ranks.world_size > 1 else "cpu")
+        number, late = ranks.gather(told).amax(0).tolist()
+        if number:
+            return StopTraining(f"stopped by {signal.Signals(number).name}", by_signal=True)
+        if late:
+            limit = (self.max_seconds or 0.0) / 60.0
+            return StopTraining(f"reached trainer.max_time={limit:g} minutes", by_signal=False)
         return None
