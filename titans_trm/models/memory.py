@@ -161,7 +161,8 @@ class NeuralMemory(nn.Module):
 
     @property
     def _recomputes(self) -> bool:
-        return self.config.recompute != "none"
+        # A compiler decides itself what to recompute, and fuses the recorded steps.
+        return self.config.recompute != "none" and not torch.compiler.is_compiling()
 
     @property
     def _head_gain(self) -> Tensor:
