@@ -48,11 +48,12 @@ def main() -> int:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    parts = {"step": _steps(arguments), "window": _window(arguments)}
-    if arguments.run:
-        parts["halting"] = _halting(arguments)
+    parts = {}
+    for name, measure in (("step", _steps), ("window", _window), *([("halting", _halting)] if arguments.run else [])):
+        parts[name] = measure(arguments)
+        sys.stdout.write(f"{parts[name]['title']}\n\n{parts[name]['table']}\n\n")
+        sys.stdout.flush()
     tables = "\n\n".join(f"{part['title']}\n\n{part['table']}" for part in parts.values())
-    sys.stdout.write(tables + "\n")
     out = Path(arguments.out)
     save(str(out / "before_after.json"), {"arguments": vars(arguments), **parts})
     facts = ", ".join(f"{name} {value}" for name, value in machine().items())

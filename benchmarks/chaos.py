@@ -81,9 +81,9 @@ class Training:
         return self.status
 
     def kill(self) -> None:
-        """Send SIGKILL and wait for the end."""
-        os.kill(self.process, signal.SIGKILL)
-        if self.status is None:
+        """Send SIGKILL and wait for the end, if it has not come yet."""
+        if self.running():
+            os.kill(self.process, signal.SIGKILL)
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
 
     def said(self) -> str:

@@ -43,7 +43,7 @@ FLAT_AT = 60  # optimiser step at which the head is knocked flat: some puzzles a
 RECIPE = (
     *BASE, *SUDOKU, "data.clues=[14,15]", "data.num_val=400", "trainer.val_examples=400", "trainer.max_steps=240",
     "trainer.val_every_steps=120", "trainer.val_time_share=1.0", "logger.tensorboard=null",
-    "specialist.watch_steps=70", "specialist.cooldown_steps=20", "specialist.rule_cooldown_steps=40",
+    "specialist.watch_steps=80", "scheduler=constant", "specialist.cooldown_steps=20", "specialist.rule_cooldown_steps=40",
 )  # fmt: skip
 LAST_CHECKS = 8  # signals whose median describes the end of a run
 

@@ -129,7 +129,10 @@ def autotrainer(record: dict[str, Any]) -> list[tuple[int, str]]:
         now = accuracy[: row["step"]]
         bad = not now or max(now) < t["accuracy"]
         norms = [norm for name, norm in row["norm"].items() if row["grad_zero"][name] < 1.0] or [0.0]
-        first, last = list(row["norm"].values())[0], list(row["norm"].values())[-1]
+        # Layers from input to answer. The halting head is none of them: its gradients are small by its weight.
+        layers = [name for name in row["norm"] if name.endswith(".weight") and not name.startswith("act_head")]
+        chain = [row["norm"][name] for name in layers]
+        first, last = chain[0], chain[-1]
         if bad and last > 0 and first / last < t["ratio"] and first < t["first"]:
             found.setdefault("vanish", row["step"])
         if not row["finite"] or not all(map(math.isfinite, norms)) or (bad and first / max(last, 1e-12) > t["explode"]):

@@ -30,10 +30,10 @@ from titans_trm.training.checkpoint_io import load_model_weights
 from titans_trm.training.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-GATES = ("product", "memory_only", "attention_only")
+GATES = ("convex", "memory_only", "attention_only")
 NAMES = {
-    "product": "MAG",
-    "convex": "MAG, convex gate",
+    "convex": "MAG",
+    "product": "MAG, product gate",
     "memory_only": "memory only",
     "attention_only": "attention only",
 }

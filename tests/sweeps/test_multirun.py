@@ -33,7 +33,7 @@ def test_a_crash_and_a_kill_lose_no_other_job(tmp_path: Path) -> None:
     assert [row["error"] for row in table[2:]] == ["RuntimeError: the loss is not finite"] * 2 + [
         "ended by SIGKILL (out of memory?)"
     ] * 2
-    assert "job 2 failed: RuntimeError: the loss is not finite (seed=1 optimizer.lr=1e-3)" in err
+    assert "job 2 failed: RuntimeError: the loss is not finite (seed=1 optimizer.lr=0.001)" in err
     assert {len(starts(tmp_path / "grid", number)) for number in range(6)} == {1}
 
 

@@ -68,8 +68,8 @@ class NeuralMemory(nn.Module):
 
         Where there is an order, the memory starts by binding every token to the one before it: keys look one token
         back, queries and values at their own token, and queries begin in the space of keys. Read by a token, it answers
-        what followed that token last time. From independent draws queries first have to find the keys: of four pairs in
-        32 tokens the memory alone then knew 16 % after 150 steps, from this start 98 % after 100.
+        what followed that token last time. From independent draws queries first have to find the keys, which took most
+        of the training in recall tasks.
         """
         for linear in (self.qkv, self.out_gate, self.out_proj):
             nn.init.normal_(linear.weight, std=self.width**-0.5)

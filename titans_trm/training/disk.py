@@ -48,6 +48,16 @@ def disk_trouble_told(folder: Path, command: str) -> Iterator[None]:
         if error.errno not in _CURES:
             raise
         raise InputError(
-            f"{error.filename or f'a file in {folder}'} could not be written ({error.strerror}); the checkpoints "
+            f"{_file_of(error) or f'a file in {folder}'} could not be written ({error.strerror}); the checkpoints "
             f"written before are whole. To go on, {_CURES[error.errno]} and continue with: {command}"
         ) from error
+
+
+def _file_of(error: BaseException) -> str | None:
+    """Return the file of an error or of one before it: what closes a run meets the same disk again."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.filename:
+            return str(seen.filename)
+        seen = seen.__cause__ or seen.__context__
+    return None
