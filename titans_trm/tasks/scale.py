@@ -204,7 +204,7 @@ def _show(
     table.caption = _caption(settings)
     for column in _ON_SCREEN:
         table.add_column(
-            column if column != "frontier" else "",
+            column.replace(" ", "\n").replace("-", "\n") if column != "frontier" else "",
             justify="left" if column == "way" else "right",
             no_wrap=True,  # 80 columns hold them all
         )
