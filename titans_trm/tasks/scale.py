@@ -160,8 +160,8 @@ def _origin(subject: Subject) -> dict[str, Any]:
     }
 
 
-_COLUMNS = ("way", "right", "interval", "gain", "best possible", "steps", "net calls", "CPU-ms", "frontier")
-_ON_SCREEN = ("way", "right", "gain", "best possible", "net calls", "CPU-ms", "frontier")
+_COLUMNS = ("way", "right %", "interval", "gain", "best %", "steps", "net calls", "CPU-ms", "frontier")
+_ON_SCREEN = ("way", "right %", "gain", "best %", "net calls", "CPU-ms", "frontier")
 
 
 def _cells(one: ScalingPoint) -> dict[str, str]:
@@ -190,7 +190,7 @@ def _markdown(points: Sequence[ScalingPoint], title: str, settings: ScaleSetting
 def _caption(settings: ScaleSettings) -> str:
     return (
         "Right: share of examples. Gain: points over the trained number of supervision steps on the same examples, "
-        f"with its {100 * settings.confidence:g} % interval. Best possible: one of the rollouts or views is right. "
+        f"with its {100 * settings.confidence:g} % interval. Best: one of the rollouts or views is right. "
         "Net calls and CPU-milliseconds are of one example. *: nothing is better for as few net calls. "
         f"Noise {settings.noise:g}, seed {settings.seed}."
     )
@@ -203,7 +203,11 @@ def _show(
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, caption_justify="left")
     table.caption = _caption(settings)
     for column in _ON_SCREEN:
-        table.add_column(column if column != "frontier" else "", justify="left" if column == "way" else "right")
+        table.add_column(
+            column.replace(" ", "\n").replace("-", "\n") if column != "frontier" else "",
+            justify="left" if column == "way" else "right",
+            no_wrap=True,  # 80 columns hold them all
+        )
     last = None
     for point in points:
         if last not in (None, point.method):
@@ -218,7 +222,7 @@ def _show(
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _interval(estimate: Estimate) -> str:
