@@ -154,6 +154,7 @@ def test_broken_budget_under_strict_exits_with_three_and_nothing_is_measured_on_
         "profile.memory_for=here",
         "profile.budgets.peak_memory=1MiB",
         "profile.budgets.latency_p95_ms=1",
+        "profile.budgets.latency_device=any",
     )
     assert result["exit_status"] == BUDGET_BROKEN == 3
     assert result["budgets"]["peak_memory"]["ok"] is False

@@ -55,7 +55,13 @@ def write_summary(folder: Path, accuracy: float, status: str = "completed") -> N
 def test_every_row_changes_the_model_the_loss_or_the_average_and_nothing_else(row: str) -> None:
     baseline = "recall_base" if row.startswith("recall_") else "base"
     base, changed = (compose("train", [f"experiment=ablation/{name}"]).to_dict() for name in (baseline, row))
-    differing = {key for key in base if base[key] != changed[key]} - {"experiment", "run_dir", "overrides", "logger", "sweep"}
+    differing = {key for key in base if base[key] != changed[key]} - {
+        "experiment",
+        "run_dir",
+        "overrides",
+        "logger",
+        "sweep",
+    }
     assert differing and differing <= {"model", "loss", "trainer"}
     if "trainer" in differing:
         assert {key for key in base["trainer"] if base["trainer"][key] != changed["trainer"][key]} == {"ema_decay"}

@@ -52,9 +52,9 @@ def test_the_refusal_of_the_cpus_allocator_is_known_and_other_errors_are_not():
 def test_a_run_for_which_no_batch_is_small_enough_ends_with_one_message(tmp_path):
     config = tiny_config(tmp_path / "run", "trainer.batch_size=2")
     config = dataclasses.replace(config, callbacks={"full": {"_target_": f"{__name__}.NoMemoryLeft"}})
-    with pytest.raises(InputError, match="out of memory with trainer.batch_size=1; set .*checkpointing.*bf16-mixed"):
+    with pytest.raises(InputError, match="out of memory .*batch 1, .*checkpointing=true.*bf16-mixed.*ema_decay=null"):
         train(config)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "failed"
-    assert summary["error"].startswith("out of memory with trainer.batch_size=1")
+    assert summary["error"].startswith("out of memory (hardware=cpu, batch 1, 32-true)")
     assert summary["peak_memory_bytes"] > 0

@@ -42,15 +42,14 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose embedding turns into NaN; its first validation ends it."""
+    """A run whose embedding turns into NaN when it starts: no remedy can help, and it goes on to its end."""
 
     def poison(module: TRMModule) -> None:
         with torch.no_grad():
             module.model.embedding.weight.fill_(torch.nan)
 
     folder = tmp_path_factory.mktemp("broken") / "a" / "run"
-    with pytest.raises(RuntimeError, match="nan"):
-        fit(watched(folder), before=poison)
+    fit(watched(folder), before=poison)
     return folder
 
 
@@ -93,13 +92,12 @@ def test_a_broken_run_is_told_at_once_and_its_report_names_the_cause(broken: Pat
     assert Alert.from_dict(alerts[0]).remedies[0].action == "rollback"
     report = (broken / "diagnostics" / "report.md").read_text(encoding="utf-8")
     assert "First cause: numbers that are not finite, since step 2." in report
-    assert events[-1]["event"] == "finished", "also when the run ends in an error"
+    assert events[-1]["event"] == "finished"
 
 
 def test_listeners_hear_of_alerts(tmp_path: Path) -> None:
     listener = Listener()
-    with pytest.raises(RuntimeError, match="nan"):
-        fit(watched(tmp_path / "a" / "run"), listener)
+    fit(watched(tmp_path / "a" / "run"), listener)
     assert ("alert", "nonfinite") in listener.heard
 
 

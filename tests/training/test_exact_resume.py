@@ -97,7 +97,8 @@ def test_a_checkpoint_has_all_that_decides_what_happens_next(undisturbed: Undist
     averaged = variant != "no_average"
     assert ("current_model_state" in saved) == ("averaging_state" in saved) == averaged
     group = saved["titans_trm"]["slots"]["groups"][0]
-    assert set(group) == {"batch", "carry", "min_steps", "halted", "examples_finished"}
+    assert set(group) == {"batch", "carry", "min_steps", "halted"}
+    assert saved["titans_trm"]["slots"]["examples_finished"] >= 0
     assert saved["optimizer_states"][0]["state"]
     assert saved["lr_schedulers"][0]["last_epoch"] == 12
     assert set(saved["titans_trm"]["slots"]["stream"]) >= {"position", "seed", "examples_sha256"}

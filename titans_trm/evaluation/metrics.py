@@ -32,10 +32,11 @@ class SolveMetrics(nn.Module):
             "mean_supervision_steps_adaptive",
             "exact_accuracy_step_1",
         )
-        names += ("valid_optimal",) * (valid is not None) + ("bits_per_byte",) * bits_per_byte
+        names += ("valid_optimal",) * (valid is not None)
         # A NaN is what diverged weights give: it is passed on, for whoever watches the run, and must not end it here.
         self.means = MetricCollection({name: MeanMetric(nan_strategy="disable") for name in names})
-        self.num_examples = SumMetric(nan_strategy="disable")
+        # Sums, not a weighted mean: with this strategy torchmetrics takes every weight as one.
+        self.num_examples, self.nats, self.scored = (SumMetric(nan_strategy="disable") for _ in range(3))
 
     @torch.no_grad()
     def update(self, solution: Solution, targets: Tensor, inputs: Tensor | None = None) -> None:
@@ -64,19 +65,21 @@ class SolveMetrics(nn.Module):
             values["valid_optimal"] = self.valid(inputs, solution.answers)
         for name, value in values.items():
             self.means[name].update(value.float())
-        if self.bits_per_byte:
-            self.means["bits_per_byte"].update(nats / counts / math.log(2.0), weight=counts)
+        self.nats.update(nats)
+        self.scored.update(scored.sum().float())
         self.num_examples.update(float(len(targets)))
 
     def compute(self) -> dict[str, float]:
         """Return all means and `num_examples`."""
         values = {name: float(value) for name, value in self.means.compute().items()}
+        if self.bits_per_byte:
+            values["bits_per_byte"] = float(self.nats.compute() / self.scored.compute() / math.log(2.0))
         return values | {"num_examples": float(self.num_examples.compute())}
 
     def reset(self) -> None:
         """Forget everything."""
-        self.means.reset()
-        self.num_examples.reset()
+        for metric in (self.means, self.num_examples, self.nats, self.scored):
+            metric.reset()
 
 
 def adaptive_steps(halting_logits: Tensor, halt_above: float = 0.0) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from titans_trm.losses.config import LossConfig
 from titans_trm.models.config import TitansTRMConfig
@@ -71,7 +71,12 @@ def _count_net_call(model: TitansTRM, hidden: Tensor, keeps: bool) -> int:
 
 def flop_counter() -> FlopCounterMode:
     """Return a counter that knows in-place batched products too, which the memory uses."""
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: baddbmm_flop})
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_flops})
+
+
+def _baddbmm_flops(_base: torch.Size, a: torch.Size, b: torch.Size, *_: object, **__: object) -> int:
+    """Return the FLOPs of `a @ b`; torch's own formula expects tensors and would be handed shapes here."""
+    return 2 * a[0] * a[1] * a[2] * b[2]
 
 
 def _count(work: Callable[[], object]) -> int:

@@ -28,7 +28,18 @@ from titans_trm.tasks.evaluate import evaluate, read_evaluation
 from titans_trm.training.run_folder import RunFolder, runs_under, write_json, write_text
 
 # Keys that say nothing about what was trained; runs that differ in these alone are seeds of one row.
-_NOT_THE_RECIPE = ("seed", "run_dir", "overrides", "resume", "tags", "debug", "hardware", "callbacks", "logger")
+_NOT_THE_RECIPE = (
+    "seed",
+    "run_dir",
+    "overrides",
+    "resume",
+    "sweep",
+    "tags",
+    "debug",
+    "hardware",
+    "callbacks",
+    "logger",
+)
 _ON_SCREEN = (0, 2, 3, 4, 6, 7)  # columns; all of them are in the Markdown file
 _NAME_WIDTH = 16  # characters of a name before it is wrapped
 _MOST_NAMED = 3  # differing keys in the name of a row
