@@ -60,7 +60,8 @@ def test_every_job_of_a_sweep_trains_one_configuration_on_both_ranks(tmp_path: P
     summaries = [json.loads((job / "summary.json").read_text()) for job in jobs]
     assert [(one["status"], one["global_step"]) for one in summaries] == [("completed", 3)] * count
     table = (tmp_path / "sweep" / "sweep_summary.csv").read_text().splitlines()
-    assert [line.split(",")[:3] for line in table[1:]] == [
-        [str(number), "completed", rate] for number, rate in enumerate(rates.split(","))
+    rows = [line.split(",") for line in table[1:]]
+    assert [(row[0], row[1], float(row[2])) for row in rows] == [
+        (str(number), "completed", float(rate)) for number, rate in enumerate(rates.split(","))
     ]
     assert not (tmp_path / "runs").exists()  # of processes that had made a folder of their own
