@@ -316,11 +316,16 @@ def test_unknown_machines_are_described_as_far_as_possible(monkeypatch: pytest.M
     def unsupported(name: str) -> int:
         raise ValueError(name)
 
-    def unreadable(self: Path, encoding: str) -> str:
-        raise FileNotFoundError(self)
+    read_text = Path.read_text
+
+    def without_proc(self: Path, *args: Any, **kwargs: Any) -> str:
+        # Only this file: packages' metadata are read through the same method.
+        if self == Path("/proc/cpuinfo"):
+            raise FileNotFoundError(self)
+        return read_text(self, *args, **kwargs)
 
     monkeypatch.setattr(os, "sysconf", unsupported)
-    monkeypatch.setattr(Path, "read_text", unreadable)
+    monkeypatch.setattr(Path, "read_text", without_proc)
     monkeypatch.setattr(environment, "_PACKAGES", ("torch", "no-such-package"))
     about = describe_environment()
     assert about["memory_bytes"] is None
