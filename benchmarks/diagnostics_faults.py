@@ -268,5 +268,5 @@ FAULTS: tuple[Fault, ...] = (
     _fault("frozen", "feed-forward layer not in the optimiser", "no_update", debugger="UnchangedTensor",
            strike=_freeze),
     _fault("starved", "waits for data half of the time", "data_bound", strike=_starve),
-    _fault("carry_lost", "states not carried to the next step", "no_step_gain", strike=_forget_carry),
+    _fault("carry_lost", "states not carried to the next step", "carry_lost no_step_gain", strike=_forget_carry),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,11 +90,12 @@ class Run:
             examples=self.batch,
             carry=output.carry,
             wait_seconds=0.25,
+            before=before if check else None,
         )
         self.collector.observe(seen, norm, 1.0)
         self.seen.append(seen)
         self.norms.append(norm)
-        return self.collector.check(len(self.seen), seen, before, 0.1, 2) if check else None
+        return self.collector.check(len(self.seen), seen, 0.1, 2) if check else None
 
     def signals(self, steps: int = 2) -> Signals:
         for _ in range(steps - 1):
@@ -196,6 +198,7 @@ def test_the_probe_sees_every_block_and_changes_nothing(gate: str, carry: str) -
         assert 0.0 <= signals.values[f"mlp/{block}/dead"] <= 1.0
     assert signals.values["latent/z_rms"] == pytest.approx(1.0, rel=0.05)
     assert signals.values["latent/change"] > 0.0
+    assert signals.values["latent/reset"] == 0.0
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched.model.modules())
 
 
@@ -285,3 +288,19 @@ def test_signals_survive_their_file_and_a_resume_drops_what_comes_again(tmp_path
     assert [one.step for one in read_signals(log.path)] == [0, 10]
     log.start(0)
     assert list(read_signals(log.path)) == []
+
+
+def test_slots_that_begin_a_further_step_anew_are_counted() -> None:
+    run = Run(make_model())
+    run.step()
+    new = run.model.initial_carry(BATCH)
+    kept = torch.arange(BATCH) % 4 == 0  # a quarter of the slots goes on as it should
+    mixed = {name: torch.where(kept[:, None, None], getattr(run.carry, name), getattr(new, name)) for name in "yz"}
+    run.carry = replace(run.carry, **mixed)
+    signals = run.step(check=True)
+    assert signals is not None and signals.values["latent/reset"] == pytest.approx(1.0 - kept.float().mean().item())
+
+
+def test_where_no_slot_is_beyond_its_first_step_nothing_is_said_of_the_carry() -> None:
+    signals = Run(make_model()).step(check=True)
+    assert signals is not None and not {"latent/reset", "latent/change"} & set(signals.values)

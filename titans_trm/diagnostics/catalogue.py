@@ -15,6 +15,7 @@ RULES: tuple[type[Rule], ...] = (
     numeric.NonFinite,
     optimisation.NoGradient,
     optimisation.NoUpdate,
+    recursion.CarryLost,
     memory.MemoryBlowup,
     memory.GateClosed,
     memory.GateDead,

@@ -82,20 +82,19 @@ class Collector:
         self._waited += seen.wait_seconds
 
     @torch.no_grad()
-    def check(self, step: int, seen: Observation, before: Carry | None, lr: float, every: int) -> Signals:
+    def check(self, step: int, seen: Observation, lr: float, every: int) -> Signals:
         """Return the signals of the steps since the last check, in one transfer from the device.
 
         Args:
             step: optimiser steps done.
-            seen: the newest observation.
-            before: the carry the slots had before their last step.
+            seen: the newest observation, with the carry its step began with.
             lr: learning rate of the first parameter group.
             every: optimiser steps between checks.
         """
         assert self._sums is not None and self._maxima is not None
         norms = self.parameters.after_update()
         looked = probe(self.model, seen.examples.inputs, seen.carry, seen.examples.puzzle_ids, self.probe_examples)
-        looked |= _latents(seen, before)
+        looked |= _latents(seen) | _carried(self.model, seen.before)
         audited = [seen.examples.inputs[: self.audit_examples], seen.examples.targets[: self.audit_examples]]
         parts = [self._sums, self._maxima, self.labels.count(seen.examples.targets), *audited]
         parts += [torch.stack(list(looked.values()))] if looked else []
@@ -108,8 +107,9 @@ class Collector:
         names: dict[str, list[str]] = {}
         if looked:
             values |= dict(zip(looked, rest[0], strict=True))
-            if values.get("latent/change", 0.0) < 0.0:
-                del values["latent/change"]
+            for name in ("latent/change", "latent/reset"):
+                if values.get(name, 0.0) < 0.0:
+                    del values[name]
         if norms is not None:
             size = norms.shape[1]
             more, names = self.parameters.values([rest[-1][i * size : (i + 1) * size] for i in range(3)])
@@ -223,7 +223,7 @@ class Collector:
         return {"system/memory": torch.cuda.max_memory_reserved(device) / self.memory_budget}
 
 
-def _latents(seen: Observation, before: Carry | None) -> dict[str, Tensor]:
+def _latents(seen: Observation) -> dict[str, Tensor]:
     """Return sizes and spread of the states y, z (B, L, D) after the step, and how far z moved in it."""
     y, z = seen.carry.y.float(), seen.carry.z.float()
     found = {"latent/z_rms": z.square().mean().sqrt(), "latent/y_rms": y.square().mean().sqrt()}
@@ -233,14 +233,25 @@ def _latents(seen: Observation, before: Carry | None) -> dict[str, Tensor]:
         gram = centred @ centred.T
         found["latent/spread"] = centred.square().mean().sqrt() / pooled.square().mean().sqrt().clamp_min(_TINY)
         found["latent/participation"] = gram.trace().square() / gram.square().sum().clamp_min(_TINY**2)
-    if before is not None:
-        kept = (seen.carry.steps > 1).float()
-        moved = (z - before.z.float()).flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1).clamp_min(_TINY)
-        # With no slot beyond its first step there is nothing to compare: -1 says so.
-        found["latent/change"] = torch.where(
-            kept.sum() > 0, (moved * kept).sum() / kept.sum().clamp_min(1.0), -torch.ones_like(kept.sum())
-        )
+    if seen.before is not None:
+        moved = (z - seen.before.z.float()).flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1).clamp_min(_TINY)
+        found["latent/change"] = _mean_of_kept(moved, seen.carry.steps > 1)
     return found
+
+
+def _carried(model: TitansTRM, before: Carry | None) -> dict[str, Tensor]:
+    """Return the share of slots beyond their first step that began it with the states of a new example."""
+    if before is None:
+        return {}
+    new = model.initial_carry(len(before.steps), before.y.shape[1] - 1)
+    same = torch.stack([(was == start).flatten(1).all(1) for was, start in ((before.y, new.y), (before.z, new.z))])
+    return {"latent/reset": _mean_of_kept(same.all(0).float(), before.steps > 0)}
+
+
+def _mean_of_kept(values: Tensor, kept: Tensor) -> Tensor:
+    """Return the mean of `values` (B,) where `kept` (B,); -1 where no slot is beyond its first step."""
+    count = kept.sum()
+    return torch.where(count > 0, (values * kept).sum() / count.clamp_min(1), -torch.ones_like(values[0]))
 
 
 def _rounded(value: float) -> float:

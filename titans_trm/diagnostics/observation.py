@@ -25,3 +25,4 @@ class Observation:
     examples: Batch
     carry: Carry  # after the step
     wait_seconds: float  # host time until the examples were there
+    before: Carry | None = None  # what the step began with; kept only where a check is due

@@ -92,7 +92,7 @@ def clean_bill(engine: Engine) -> list[str]:
         "gradients and updates": ("no_gradient", "no_update", "grad_explode", "grad_vanish", "update_ratio_high"),
         "data": ("split_leak", "invalid_examples", "label_shift", "data_bound"),
         "halting head": ("act_target", "act_collapse", "act_never_halt", "act_always_halt", "act_miscalibrated"),
-        "recursion": ("no_step_gain", "latent_collapse", "latent_drift"),
+        "recursion": ("carry_lost", "no_step_gain", "latent_collapse", "latent_drift"),
         "memory": ("memory_blowup", "gate_dead", "gate_closed", "forget_saturated"),
         "validation": ("overfit_gap", "val_regression"),
     }

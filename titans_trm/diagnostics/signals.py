@@ -15,6 +15,7 @@
 | `grad/<group>`, `weight/<group>`, `update/<group>` | norms of gradient and weights, |dw| / |w|, at the check |
 | `update/median`, `update/total` | median ratio of the groups; sum over all steps so far, by the groups' median |
 | `latent/z_rms`, `/y_rms`, `/spread`, `/participation`, `/change` | of the carry at the check |
+| `latent/reset` | share of slots beyond their first step that began it with the initial states |
 | `memory/<block>/norm`, `/write`, `/inner_loss`, `/surprise` | of a probe call; sizes by those of the initial memory |
 | `memory/<block>/theta`, `/alpha`, `/eta` | of a probe call: means of the gates; theta as a share of its cap |
 | `gate/<block>/mean`, `/std`, `/closed`, `/open`, `mlp/<block>/dead` | of a probe call |

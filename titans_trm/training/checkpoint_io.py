@@ -107,14 +107,18 @@ def newest_readable(folder: str | Path) -> Path | None:
         try:
             load_checkpoint(path)
         except InputError as error:
-            logger.warning("%s Trying the checkpoint before it.", error)
+            logger.warning("%s%s", error, "" if path == found[-1] else " Trying the checkpoint before it.")
         else:
             for damaged in found[: found.index(path)]:
                 with contextlib.suppress(OSError):
                     os.replace(damaged, damaged.with_name(f"{damaged.name}.damaged"))
             return path
     if found:
-        raise InputError(f"every checkpoint in {folder} is damaged: {', '.join(path.name for path in found)}.")
+        names = ", ".join(path.name for path in found)
+        raise InputError(
+            f"every checkpoint in {folder} is damaged: {names}. Put one back from a copy, or begin a new run without "
+            "resume."
+        )
     return None
 
 

@@ -22,6 +22,7 @@ from titans_trm.losses.config import LossConfig
 from titans_trm.losses.total import LossTerms, compute_loss
 from titans_trm.models.inference import solve
 from titans_trm.models.titans_trm import ModelOutput, TitansTRM
+from titans_trm.models.trm_wrapper import Carry
 from titans_trm.optim.build import build_optimizer, build_scheduler
 from titans_trm.optim.config import OptimizerConfig, SchedulerConfig
 from titans_trm.training.checkpoint_io import recount_batches
@@ -77,6 +78,7 @@ class TRMModule(lightning.LightningModule):
         self.ranks = Ranks()
         self.running = RunningMeans()
         self.observed: Observation | None = None  # the newest step over all ranks, for whoever watches the run
+        self.keep_before = False  # whether `observed` holds the carry that the step began with
         self.grad_norm: Tensor | None = None  # of the newest optimiser step, before clipping
         self.val_metrics = SolveMetrics(
             spec.ignore_index, valid=spec.valid, bits_per_byte=spec.headline == "bits_per_byte"
@@ -117,7 +119,8 @@ class TRMModule(lightning.LightningModule):
         output = self.model(examples.inputs, carry, examples.puzzle_ids)
         terms = self._loss(output, examples)
         finished = slots.advance(output)
-        self.observed = over_ranks(_observe(terms, output, finished, examples, waited), self.ranks)
+        before = carry if self.keep_before else None
+        self.observed = over_ranks(_observe(terms, output, finished, examples, waited, before), self.ranks)
         self._record(self.observed)
         return terms.total
 
@@ -219,7 +222,14 @@ class TRMModule(lightning.LightningModule):
         add("mean_supervision_steps", (seen.steps.float() * done).sum(), done.sum())
 
 
-def _observe(terms: LossTerms, output: ModelOutput, finished: Finished, examples: Batch, waited: float) -> Observation:
+def _observe(
+    terms: LossTerms,
+    output: ModelOutput,
+    finished: Finished,
+    examples: Batch,
+    waited: float,
+    before: Carry | None,
+) -> Observation:
     return Observation(
         total=terms.total.detach(),
         cross_entropy=terms.cross_entropy.detach(),
@@ -234,4 +244,5 @@ def _observe(terms: LossTerms, output: ModelOutput, finished: Finished, examples
         examples=examples,
         carry=output.carry,
         wait_seconds=waited,
+        before=before,
     )

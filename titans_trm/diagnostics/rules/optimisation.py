@@ -17,7 +17,9 @@ MEMORY = frozenset(
     {"memory_blowup", "gate_dead", "gate_closed", "gate_flood", "inner_loss_divergence", "surprise_saturated",
      "forget_saturated"}
 )  # fmt: skip
-STATES = frozenset({"no_step_gain", "step_regress", "latent_drift", "latent_collapse", "fixed_point_stall"})
+STATES = frozenset(
+    {"carry_lost", "no_step_gain", "step_regress", "latent_drift", "latent_collapse", "fixed_point_stall"}
+)
 
 
 class _Parameters(Rule):

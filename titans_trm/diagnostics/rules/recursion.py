@@ -9,6 +9,40 @@ from titans_trm.diagnostics.series import median, push
 from titans_trm.diagnostics.signals import Signals
 
 
+class CarryLost(Rule):
+    """Slots begin a further supervision step with the states of a new example: nothing is carried over."""
+
+    id = "carry_lost"
+    title = "the carry is lost"
+    severity = "error"
+    needed, window = 2, 3
+    warm_up = False
+    watches = ("latent/reset",)
+    explains = frozenset({"no_step_gain", "fixed_point_stall", "step_regress", "act_miscalibrated", "loss_plateau"})
+
+    @classmethod
+    def default_limits(cls) -> dict[str, float]:
+        """share: of the slots beyond their first step."""
+        return {"share": 0.5}
+
+    def look(self, signals: Signals) -> Finding | None:
+        """Compare with the initial states, to the bit."""
+        share = signals.values["latent/reset"]
+        if share <= self.limits["share"]:
+            return None
+        return Finding(
+            f"{share:.0%} of the slots that should go on begin their step with the initial y and z: supervision steps "
+            "do not build on each other.",
+            {"latent/reset": share, "latent/reset.limit": self.limits["share"]},
+        )
+
+    def remedies(self, finding: Finding) -> tuple[Remedy, ...]:
+        """A mistake in the code."""
+        return (
+            remedies.advise("pass the carry that a supervision step returns to the next one, until the slot halts."),
+        )
+
+
 class NoStepGain(Rule):
     """Another supervision step does not change the loss of unsolved examples: the recursion carries nothing over."""
 

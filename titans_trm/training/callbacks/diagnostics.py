@@ -23,7 +23,6 @@ from titans_trm.diagnostics.preflight import preflight
 from titans_trm.diagnostics.record import SignalLog
 from titans_trm.diagnostics.report import write_report
 from titans_trm.diagnostics.signals import RunFacts, Signals
-from titans_trm.models.trm_wrapper import Carry
 from titans_trm.training.diagnostics_panel import draw_panel
 from titans_trm.training.module import TRMModule
 
@@ -74,7 +73,6 @@ class Diagnostics(Callback):
         self._listeners: list[Listener] = []
         self._collector: Collector | None = None
         self._restored: dict[str, Any] | None = None
-        self._before: Carry | None = None
         self._batch_started = 0.0
         self._last_check = 0
         self._last_validation = -1
@@ -118,11 +116,10 @@ class Diagnostics(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock, and keep the carry that a check compares with."""
+        """Start the clock, and have the carry kept that a check compares with."""
+        assert isinstance(pl_module, TRMModule)
         self._batch_started = time.perf_counter()
-        if self._collector is not None and self._due(trainer.global_step + 1):
-            assert isinstance(pl_module, TRMModule) and pl_module.slots is not None
-            self._before = pl_module.slots.upcoming.carry
+        pl_module.keep_before = self._collector is not None and self._due(trainer.global_step + 1)
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -145,8 +142,8 @@ class Diagnostics(Callback):
         self._collector.observe(seen, pl_module.grad_norm, now - self._batch_started, group=pl_module.slots.latest)
         if pl_module.slots.at_step_boundary and self._due(step) and step > self._last_check:
             lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-            signals = self._collector.check(step, seen, self._before, lr, step - self._last_check)
-            self._last_check, self._before = step, None
+            signals = self._collector.check(step, seen, lr, step - self._last_check)
+            self._last_check, pl_module.observed = step, replace(seen, before=None)
             self._take(signals, trainer)
         self.seconds += time.thread_time() - started
 
