@@ -141,6 +141,18 @@ def test_a_change_that_makes_another_run_is_refused_with_the_difference(
         check_unchanged(folder, config(folder.path, None, override).to_dict())
 
 
+def test_the_refusal_names_the_command_that_continues_and_the_number_of_slots(runs: Path) -> None:
+    folder = RunFolder(runs / "killed")
+    then = yaml.safe_load(folder.config.read_text())
+    typed = ["experiment=quickstart", "trainer.batch_size=64", f"resume={folder.path}"]
+    folder.config.write_text(yaml.safe_dump(then | {"overrides": typed}))
+    with pytest.raises(InputError) as refused:
+        check_unchanged(folder, config(folder.path, None, "trainer.batch_size=7").to_dict())
+    text = str(refused.value)
+    assert text.endswith(f"python train.py experiment=quickstart trainer.batch_size=64 resume={folder.path}")
+    assert "had 64 slots (trainer.batch_size x trainer.accumulate x" in text and "now 7." in text
+
+
 def test_other_changes_are_accepted_and_logged(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder(runs / "killed")
     overrides = ["trainer.max_steps=900", "optimizer.lr=1e-3", "data.cache_dir=elsewhere"]

@@ -1,6 +1,5 @@
 """Objects from a run's configuration, in one place: model, module, data module, callbacks, trainer."""
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from titans_trm.training.checkpoint_io import AtomicCheckpointIO
 from titans_trm.training.config import ModelSettings, RunConfig
 from titans_trm.training.datamodule import SlotDataModule
 from titans_trm.training.module import TRMModule
+from titans_trm.training.resume import continue_command
 from titans_trm.training.sweep_config import OptunaConfig
 
 
@@ -127,13 +127,6 @@ def build_trainer(
     )
 
 
-def continue_command(config: RunConfig) -> str:
-    """Return the command that was typed, with `resume=` in place of what named a folder."""
-    own = ("resume", "run_dir")
-    typed = [override for override in config.overrides if override.lstrip("+").partition("=")[0] not in own]
-    return shlex.join(["python", "train.py", *typed, f"resume={config.run_dir}"])
-
-
 def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: Headline) -> list[Callback]:
     trainer = config.trainer
     checkpoints = RunCheckpoints(
@@ -151,7 +144,7 @@ def _callbacks(config: RunConfig, folder: Path, train_examples: int, headline: H
         TrainingReport(every_steps=trainer.log_every_steps, train_examples=train_examples),
         MetricsCSV(folder / "metrics.csv", log_every_steps=trainer.log_every_steps, train_examples=train_examples),
         progress,
-        Pace(progress, max_minutes=trainer.max_time, command=continue_command(config)),
+        Pace(progress, max_minutes=trainer.max_time, command=continue_command(config.overrides, config.run_dir)),
         LearningCurves(folder / "metrics.csv", folder / "curves.png", title=config.experiment, headline=headline),
     ]
     if config.diagnostics != "off":

@@ -21,7 +21,7 @@ from titans_trm.models.titans_trm import TitansTRM
 from titans_trm.profiling.memory import largest_batch, predict_training_peak
 from titans_trm.profiling.training_step import autocast
 from titans_trm.sweeps.objective import check_objective, objective
-from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer, continue_command
+from titans_trm.tasks.build import build_datamodule, build_model, build_module, build_trainer
 from titans_trm.tasks.hardware import card_bytes, on_this_machine, peak_memory_bytes, prepare, training_setup
 from titans_trm.tasks.out_of_memory import in_smaller_batches, out_of_memory
 from titans_trm.training.callbacks.stopping import StopTraining
@@ -40,7 +40,7 @@ from titans_trm.training.processes import (
     shared_start,
     told_start,
 )
-from titans_trm.training.resume import ResumePoint, check_unchanged, find_resume_point
+from titans_trm.training.resume import ResumePoint, check_unchanged, continue_command, find_resume_point
 from titans_trm.training.run_folder import RunFolder
 from titans_trm.training.tracking import finish_tracking, start_tracking
 
@@ -69,7 +69,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     config, start = _open_folder(config, point, data, model, from_outside)
     folder = RunFolder(start.run_dir)
     _introduce(config, folder, data, model, start.checkpoint)
-    with disk_trouble_told(folder.path, continue_command(config)):
+    with disk_trouble_told(folder.path, continue_command(config.overrides, config.run_dir)):
         return _carry_out(_Run(config, folder, data, model), start)
 
 
@@ -175,7 +175,7 @@ def _open_folder(
         _drop_if_empty(Path(config.run_dir))  # Hydra has made it; a resumed run has a folder already
         folder = point.folder if point is not None else RunFolder.create(config.run_dir)
         config = with_run_dir(config, folder.path)
-        with disk_trouble_told(folder.path, continue_command(config)):
+        with disk_trouble_told(folder.path, continue_command(config.overrides, config.run_dir)):
             if point is not None:
                 check_unchanged(folder, config.to_dict())
                 folder.write_resume(config.overrides)
@@ -387,7 +387,7 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
     if stop is not None:
         lines["stopped"] = stop.reason
         if not stop.pruned:
-            lines["continue"] = continue_command(config)
+            lines["continue"] = continue_command(config.overrides, config.run_dir)
     if "ci_low" in val:
         lines["validation"] = (
             f"{_told(val, headline)} on {val['num_examples']:,} of {val['of']:,} examples with {val['weights']} weights"
@@ -398,5 +398,6 @@ def _conclude(config: RunConfig, summary: dict[str, Any], stop: StopTraining | N
                 f"{val['mean_supervision_steps_adaptive']:.1f} steps"
             )
         lines["next"] = f"python evaluate.py run={summary['run_dir']}"
-    lines["memory"] = f"{format_bytes(summary['peak_memory_bytes'])} at the peak"
+    of = "on the card" if torch.cuda.is_available() else "in all, libraries and data included"
+    lines["memory"] = f"{format_bytes(summary['peak_memory_bytes'])} at the peak, {of}"
     print_header(f"{config.experiment}: {summary['status']}", lines)

@@ -1,7 +1,8 @@
 """Which run and which checkpoint `resume=` means, and whether the configuration still fits it."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,25 @@ def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> None:
     then = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     changed = [(key, old, new) for key, old, new in differences(then, now) if not key.startswith(_IGNORED)]
     lines = [f"{key}: {old} -> {new}" for key, old, new in changed]
-    fixed = _FIXED if _slots(then) == _slots(now) else (*_FIXED, *_SPREAD)
+    slots, now_slots = _slots(then), _slots(now)
+    fixed = _FIXED if slots == now_slots else (*_FIXED, *_SPREAD)
     fatal = [line for line in lines if line.startswith(fixed)]
     if fatal:
+        spread = any(line.startswith(_SPREAD) for line in fatal)
+        product = f" An optimiser step had {slots} slots ({' x '.join(_SPREAD)}), now {now_slots}." if spread else ""
         raise InputError(
-            f"{folder.path} was started with another configuration ({'; '.join(fatal)}). "
-            "Resume with the same values, or start a new run without resume."
+            f"{folder.path} was started with another configuration ({'; '.join(fatal)}).{product} Start a new run "
+            f"without resume, or continue this one by: {continue_command(then.get('overrides', []), folder.path)}"
         )
     for line in lines:
         logger.info("changed since the run started: %s", line)
+
+
+def continue_command(overrides: Sequence[str], folder: str | Path) -> str:
+    """Return the command that was typed, with `resume=` in place of what named a folder."""
+    own = ("resume", "run_dir")
+    typed = [override for override in overrides if override.lstrip("+").partition("=")[0] not in own]
+    return shlex.join(["python", "train.py", *typed, f"resume={folder}"])
 
 
 def differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
