@@ -224,7 +224,7 @@ def _forget_carry(module: TRMModule, undo: Undo) -> None:
 
         def fresh(device: Any, group: Any = group, fill: Any = fill) -> Any:
             batch, carry = fill(device)
-            start = group.model.initial_carry(group.batch_size)
+            start = group.owner.model.initial_carry(group.batch_size)
             group.carry = replace(carry, y=start.y, z=start.z)
             return batch, group.carry
 
