@@ -2,7 +2,7 @@
 
     python benchmarks/diagnostics.py run --out runs/diagnostics_benchmark      # a quarter of an hour of one core
     python benchmarks/diagnostics.py score --out runs/diagnostics_benchmark    # tables and pictures from what is there
-    python benchmarks/diagnostics.py run --model nano --out runs/diagnostics_benchmark_nano    # the quickstart's own model
+    python benchmarks/diagnostics.py run --model nano --out runs/diagnostics_benchmark_nano    # of the quickstart
 
 `run` trains what is missing in `--out`, one JSON a run, so it can be stopped and started again. `score` replays our
 rules and two other debuggers' on the recorded signals. Thresholds were set on seeds 100 and above; the reported seeds
@@ -60,7 +60,7 @@ BASE = (
     "trainer.ema_decay=0.95",
 )  # fmt: skip
 MODELS = {
-    # Width 32 and one block: some seconds a run. The halting head starts with the spread it has at width 512 by default.
+    # Width 32 and one block: some seconds a run. The halting head starts with the spread it has at width 512.
     "tiny": (
         "model.width=32", "model.backbone.num_blocks=1", "model.backbone.num_heads=2", "model.backbone.mlp_hidden=64",
         "model.backbone.num_persistent_tokens=1", "model.memory.num_heads=2", "model.memory.expansion=2",
@@ -145,9 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of every fault")
     parser.add_argument("--healthy-seeds", type=int, nargs="+", default=None, help="of healthy runs; default: --seeds")
     parser.add_argument("--only", nargs="+", default=None, help="names of faults or healthy runs")
-    parser.add_argument(
-        "--model", choices=sorted(MODELS), default="tiny", help="size of the model; a folder holds runs of one"
-    )
+    parser.add_argument("--model", choices=sorted(MODELS), default="tiny", help="a folder holds runs of one")
     parser.add_argument("--minutes", type=float, default=None, help="stop starting runs after this time")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
