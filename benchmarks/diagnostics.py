@@ -2,7 +2,6 @@
 
     python benchmarks/diagnostics.py run --out runs/diagnostics_benchmark      # a quarter of an hour of one core
     python benchmarks/diagnostics.py score --out runs/diagnostics_benchmark    # tables and pictures from what is there
-    python benchmarks/diagnostics.py run --model nano --out runs/diagnostics_benchmark_nano    # of the quickstart
 
 `run` trains what is missing in `--out`, one JSON a run, so it can be stopped and started again. `score` replays our
 rules and two other debuggers' on the recorded signals. Thresholds were set on seeds 100 and above; the reported seeds
@@ -53,22 +52,16 @@ from titans_trm.training.callbacks.ema import EMA  # noqa: E402
 from titans_trm.training.config import RunConfig  # noqa: E402
 
 LR, FACTOR = 6e-3, 100.0
+# Width 32 and one block: some seconds a run. The halting head starts with the spread it has at width 512 by default.
 BASE = (
     "hardware=cpu", "trainer.num_threads=1", "optimizer=adamw", f"optimizer.lr={LR}",
     "optimizer.weight_decay=0.1", "scheduler=cosine", "scheduler.warmup_steps=20", "model.parameter_budget=null",
-    "trainer.max_steps=120", "trainer.batch_size=32", "trainer.val_every_steps=40", "trainer.val_examples=96",
-    "trainer.ema_decay=0.95",
+    "model.width=32", "model.backbone.num_blocks=1", "model.backbone.num_heads=2", "model.backbone.mlp_hidden=64",
+    "model.backbone.num_persistent_tokens=1", "model.memory.num_heads=2", "model.memory.expansion=2",
+    "model.recursion.num_latent_steps=1", "model.halting.weight_init_std=0.08",
+    "model.halting.max_supervision_steps=4", "trainer.max_steps=120",
+    "trainer.batch_size=32", "trainer.val_every_steps=40", "trainer.val_examples=96", "trainer.ema_decay=0.95",
 )  # fmt: skip
-MODELS = {
-    # Width 32 and one block: some seconds a run. The halting head starts with the spread it has at width 512.
-    "tiny": (
-        "model.width=32", "model.backbone.num_blocks=1", "model.backbone.num_heads=2", "model.backbone.mlp_hidden=64",
-        "model.backbone.num_persistent_tokens=1", "model.memory.num_heads=2", "model.memory.expansion=2",
-        "model.recursion.num_latent_steps=1", "model.halting.weight_init_std=0.08",
-        "model.halting.max_supervision_steps=4",
-    ),
-    "nano": (),  # of the quickstart, for all tasks but recall and copying, which have short sequences and one block
-}  # fmt: skip
 SUDOKU = ("experiment=quickstart", "data.clues=[13,15]", "data.num_train=2000", "data.num_val=96", "data.num_test=32")
 RECALL = (
     "model.backbone.window=8", "model.backbone.num_blocks=1", "model.recursion.num_latent_steps=1",
@@ -145,7 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of every fault")
     parser.add_argument("--healthy-seeds", type=int, nargs="+", default=None, help="of healthy runs; default: --seeds")
     parser.add_argument("--only", nargs="+", default=None, help="names of faults or healthy runs")
-    parser.add_argument("--model", choices=sorted(MODELS), default="tiny", help="a folder holds runs of one")
     parser.add_argument("--minutes", type=float, default=None, help="stop starting runs after this time")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +152,7 @@ def run_all(options: argparse.Namespace) -> int:
         if options.minutes is not None and time.monotonic() - started > 60.0 * options.minutes:
             print("time is up; the same command goes on", flush=True)
             return 3
-        run_one(name, fault, branches, seed, options)
+        run_one(name, fault, branches, seed, options.out)
     return 0
 
 
@@ -180,12 +172,12 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[str, Fault | None, li
         yield from ((name, None, [], seed) for name in HEALTHY if missing(name, seed))
 
 
-def run_one(name: str, fault: Fault | None, branches: list[Fault], seed: int, options: argparse.Namespace) -> None:
+def run_one(name: str, fault: Fault | None, branches: list[Fault], seed: int, out: Path) -> None:
     """Train one run, and those that branch off it, under the eyes of all three; write down what they saw."""
     folder = Path(tempfile.mkdtemp(prefix="titans_trm_diagnostics_"))
     own = SUDOKU if fault is not None else HEALTHY[name]
     extra = () if fault is None else tuple(o.format(lr_high=LR * FACTOR, lr_low=LR / FACTOR) for o in fault.overrides)
-    typed = [*BASE, *MODELS[options.model], *own, *extra, f"seed={seed}", f"run_dir={folder / 'run'}"]
+    typed = [*BASE, *own, *extra, f"seed={seed}", f"run_dir={folder / 'run'}"]
     later = {override.partition("=")[0]: override for override in typed}  # of one key the last counts
     config = compose("train", list(later.values()))
     config = dataclasses.replace(config, logger={}, callbacks={})
@@ -194,7 +186,7 @@ def run_one(name: str, fault: Fault | None, branches: list[Fault], seed: int, op
             undo.enter_context(mock.patch("titans_trm.training.callbacks.diagnostics.draw_panel"))  # nobody looks at it
             branched = Branches(branches, folder / "run", undo)
             result = _train(name, fault, seed, config, branched)
-            _write(result, options.out)
+            _write(result, out)
             if branched.fault is not None:
                 os._exit(0)  # the parent goes on, and cleans up
     finally:
