@@ -189,6 +189,23 @@ def test_compiled_network_equals_eager_and_keeps_its_keys():
     assert list(model.state_dict()) == keys
 
 
+def test_a_whole_supervision_step_compiles_without_a_graph_break():
+    """Embedding, all net calls, with and without gradient, heads and the next carry in one graph, backward too."""
+    model = small_model(dtype=torch.float32, backbone={"num_blocks": 1}, recursion={"num_latent_steps": 1})
+
+    def gradients(step):
+        model.zero_grad()
+        output = step(tokens(), model.initial_carry(3))
+        (output.logits.square().mean() + output.halting_logits.square().mean()).backward()
+        return output, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    expected, expected_grads = gradients(model)
+    found, found_grads = gradients(torch.compile(model, backend="aot_eager", fullgraph=True))
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.carry.z, expected.carry.z, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found_grads, expected_grads, rtol=1e-4, atol=1e-6)
+
+
 def test_configuration_survives_json():
     config = small_config(parameter_budget=(1, 10**6))
     assert TitansTRMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
