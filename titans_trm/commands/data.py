@@ -224,7 +224,8 @@ def _show_overlap(console: Console, overlap: "Overlap") -> None:
     title = f"{overlap.first} ({overlap.sizes[0]:,}) and {overlap.second} ({overlap.sizes[1]:,})"
     if overlap.groups:
         counts = f"{overlap.rows[0]:,} and {overlap.rows[1]:,} examples"
-        print_plain(console, f"{title}: {overlap.groups:,} groups are in both, the same up to symmetry ({counts})")
+        groups = "1 group is" if overlap.groups == 1 else f"{overlap.groups:,} groups are"
+        print_plain(console, f"{title}: {groups} in both, the same up to symmetry ({counts})")
     else:
         print_plain(console, f"{title}: no group in both")
     for one in overlap.examples:
