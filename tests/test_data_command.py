@@ -132,7 +132,7 @@ def test_a_planted_symmetric_copy_is_shown_with_rows_and_status_3(tmp_path, caps
     overrides = (f"data.train_file={train}", f"data.test_file={test}")
     status, out, _ = run(capsys, "leakage", "sudoku_4x4", *overrides, "--json", tmp_path / "report.json")
     assert status == 3
-    assert "1 groups are in both, the same up to symmetry (1 and 1 examples)" in out
+    assert "1 group is in both, the same up to symmetry (1 and 1 examples)" in out
     assert "= row 10 (own)" in out
     report = json.loads((tmp_path / "report.json").read_text())
     assert [one["groups"] for one in report] == [0, 1, 0] or [one["groups"] for one in report] == [0, 0, 1]
