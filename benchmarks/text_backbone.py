@@ -1,11 +1,12 @@
 """A text backbone of 25 M parameters with a memory in every block, beside the public memory-as-context transformer.
 
     python benchmarks/text_backbone.py                 # ours and, of `pip install 'titans-trm[bench]'`, titans-pytorch
-    python benchmarks/text_backbone.py --tokens 2048 --repeats 5
+    python benchmarks/text_backbone.py --compiled        # and ours compiled, block by block: minutes until it runs
 
 One net call of ours (embedding, causal MAG blocks with a window, head) and their forward pass, each with cross-entropy
 on the next byte and its backward pass, on one sequence, in fp32, eager, one thread, in turn. Theirs holds a memory in
-every second layer, as its authors train it, with as many heads as ours. The bar is 400 tokens per CPU-second of ours.
+every second layer, as its authors train it, with as many heads as ours; torch.compile breaks its graph, so it stays
+eager. The bar is 400 tokens per CPU-second of ours.
 """
 
 import argparse
@@ -32,23 +33,39 @@ def main() -> int:
     torch.manual_seed(0)
     tokens = torch.randint(0, VOCAB, (1, arguments.tokens + 1))
     models = {"titans_trm, MAG": _ours(arguments)}
+    if arguments.compiled:
+        models["titans_trm, MAG, compiled"] = _compiled(arguments)
     theirs = _theirs(arguments)
     if theirs is not None:
         models["titans-pytorch, MAC"] = theirs
     steps = {name: _step(model, forward, tokens) for name, (model, forward) in models.items()}
-    peaks = {name: peak_bytes(step) for name, step in steps.items()}  # warms up as well
-    costs = alternate(steps, repeats=arguments.repeats, warmup=0)
+    for step in steps.values():
+        step()  # compiles
+    peaks = {name: peak_bytes(step) for name, step in steps.items() if "compiled" not in name}  # no operators to see
+    costs = alternate(steps, repeats=arguments.repeats, warmup=1)
     rows, found = [], {}
     for name, cost in costs.items():
         rate = arguments.tokens / cost.cpu
         size = sum(p.numel() for p in models[name][0].parameters())
         slow, fast = (arguments.tokens / seconds for seconds in reversed(cost.spread))
-        rows.append((name, f"{size:,}", f"{rate:.0f} [{slow:.0f}, {fast:.0f}]", f"{peaks[name] / 2**20:,.0f}"))
-        found[name] = {"parameters": size, "tokens_per_cpu_second": rate, "peak_bytes": peaks[name], **cost.to_dict()}
+        rows.append(
+            (
+                name,
+                f"{size:,}",
+                f"{rate:.0f} [{slow:.0f}, {fast:.0f}]",
+                f"{peaks[name] / 2**20:,.0f}" if name in peaks else "-",
+            )
+        )
+        found[name] = {
+            "parameters": size,
+            "tokens_per_cpu_second": rate,
+            "peak_bytes": peaks.get(name),
+            **cost.to_dict(),
+        }
     header = ("model", "parameters", "tokens per CPU-s, forward and backward", "peak MiB")
     sys.stdout.write(table(header, rows) + "\n")
     save(arguments.json, {"arguments": vars(arguments), "cases": found})
-    return 0 if found["titans_trm, MAG"]["tokens_per_cpu_second"] >= BAR else 1
+    return 0 if max(one["tokens_per_cpu_second"] for name, one in found.items() if "MAG" in name) >= BAR else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -58,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=64, help="tokens whose gradients are taken together")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compiled", action="store_true", help="also ours, compiled without a graph break")
     parser.add_argument("--json", help="also write the numbers into this file")
     return parser.parse_args()
 
@@ -84,6 +102,13 @@ def _ours(arguments: argparse.Namespace) -> tuple[nn.Module, Forward]:
         out, _ = model.recursion.net(config.width**0.5 * model.embedding(tokens))
         return model.head(out)
 
+    return model, forward
+
+
+def _compiled(arguments: argparse.Namespace) -> tuple[nn.Module, Forward]:
+    model, forward = _ours(arguments)
+    for block in model.recursion.net.blocks:  # type: ignore[union-attr]
+        block.compile(fullgraph=True)
     return model, forward
 
 
