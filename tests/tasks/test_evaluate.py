@@ -314,6 +314,9 @@ def test_a_checkpoint_outside_a_run_or_of_another_run_is_refused(own, tmp_path):
     shutil.copy(own / "checkpoints" / "best.ckpt", alone)
     with pytest.raises(InputError, match=r"does not lie in the folder checkpoints/ of a run"):
         evaluate(settings(own, f"ckpt={alone}"))
+    shutil.copytree(own, tmp_path / "copy")
+    with pytest.raises(InputError, match=r"is of the run .*copy, not of run="):
+        evaluate(settings(own, f"ckpt={tmp_path / 'copy' / 'checkpoints' / 'best.ckpt'}"))
     config = own / "config.yaml"
     config.write_text(config.read_text().replace("\nseed: 0\n", "\nseed: 5\n"))
     with pytest.raises(InputError, match="is of another run than .*: seed differ"):

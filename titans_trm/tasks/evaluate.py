@@ -104,6 +104,10 @@ def find_weights(config: EvaluateConfig) -> tuple[RunFolder, Path]:
                 f"ckpt={checkpoint} does not lie in the folder checkpoints/ of a run, so nobody knows what it was "
                 "trained on; give RUN/checkpoints/NAME.ckpt."
             )
+        if config.run != "latest" and Path(config.run).resolve() != home:
+            raise InputError(
+                f"ckpt={checkpoint} is of the run {home}, not of run={config.run}; leave one of the two away."
+            )
         return RunFolder.open(home), checkpoint
     folder = RunFolder.latest(RUNS, with_checkpoint=True) if config.run == "latest" else RunFolder.open(config.run)
     if not folder.has_checkpoint:

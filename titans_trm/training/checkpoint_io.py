@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 from titans_trm.errors import InputError
 from titans_trm.models.titans_trm import TitansTRM
@@ -77,8 +78,7 @@ def load_model_weights(model: TitansTRM, path: str | Path) -> dict[str, Any]:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} holds the weights of another model: {reason[:300]}") from error
+        raise InputError(f"{path} holds the weights of another model: {_differences(model, weights)}.") from error
     return checkpoint
 
 
@@ -120,6 +120,21 @@ def newest_readable(folder: str | Path) -> Path | None:
             "resume."
         )
     return None
+
+
+def _differences(model: TitansTRM, weights: dict[str, Tensor]) -> str:
+    """Return in a few words how `weights` differ from those of `model`, by name or shape, with one example each."""
+    own = model.state_dict()
+    sizes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    found = []
+    for what, names in (
+        ("missing", own.keys() - weights.keys()),
+        ("unknown", weights.keys() - own.keys()),
+        ("of another size", sizes),
+    ):
+        if names:
+            found.append(f"{len(names)} {what} (such as {min(names)})")
+    return ", ".join(found)
 
 
 def _cause(error: BaseException) -> BaseException:

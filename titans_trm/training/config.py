@@ -223,7 +223,7 @@ class EvaluateConfig:
     __pydantic_config__ = _STRICT
 
     run: str = "latest"  # a run folder, or latest: the newest run that has a checkpoint
-    ckpt: str | None = None  # a checkpoint file; wins over run
+    ckpt: str | None = None  # a checkpoint file of that run; with `latest` of any
     split: Literal["val", "test", "train_probe"] = "val"  # train_probe: a clean sample of what was trained on
     file: str | None = None  # score this puzzle file instead of a split
     overlap: Literal["refuse", "drop"] = "refuse"  # what to do with training examples among those to be scored
