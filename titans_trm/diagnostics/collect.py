@@ -244,8 +244,8 @@ def _carried(model: TitansTRM, before: Carry | None) -> dict[str, Tensor]:
     if before is None:
         return {}
     new = model.initial_carry(len(before.steps), before.y.shape[1] - 1)
-    same = torch.stack([(was == start).flatten(1).all(1) for was, start in ((before.y, new.y), (before.z, new.z))])
-    return {"latent/reset": _mean_of_kept(same.all(0).float(), before.steps > 0)}
+    y, z = ((was == start.to(was.dtype)).flatten(1).all(1) for was, start in ((before.y, new.y), (before.z, new.z)))
+    return {"latent/reset": _mean_of_kept((y & z).float(), before.steps > 0)}
 
 
 def _mean_of_kept(values: Tensor, kept: Tensor) -> Tensor:
