@@ -2,6 +2,7 @@
 
     python benchmarks/trm_step.py                      # against the packages of `pip install 'titans-trm[bench]'`
     TRM_REFERENCE=path/to/TinyRecursiveModels python benchmarks/trm_step.py    # and the paper's own code
+    NANO_TRM=path/to/nano-trm python benchmarks/trm_step.py    # and nano-trm
     python benchmarks/trm_step.py --dtype bf16 --compile
 
 A step is forward, loss, backward and AdamW on a batch of 81 tokens out of 11 (Sudoku), T=3 and n=6: 21 net calls, 7 of
@@ -108,6 +109,8 @@ def _cases() -> dict[str, Build]:
     cases: dict[str, Build] = {"titans_trm": _ours}
     if "TRM_REFERENCE" in os.environ:
         cases["paper's code"] = _paper
+    if "NANO_TRM" in os.environ:
+        cases["nano-trm"] = _nano
     try:
         import tiny_recursive_model  # noqa: F401
         import x_transformers  # noqa: F401
@@ -206,6 +209,44 @@ def _paper(arguments: argparse.Namespace, inputs: Tensor, targets: Tensor) -> tu
 
     def step() -> Tensor:
         state["carry"], loss, *_ = model(return_keys=[], carry=state["carry"], batch=batch)
+        return loss / arguments.batch
+
+    return model, step
+
+
+def _nano(arguments: argparse.Namespace, inputs: Tensor, targets: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """Build the module of a checkout of nano-trm (its package asks for Python 3.12.1 exactly), with its loss."""
+    checkout = Path(os.environ["NANO_TRM"]).expanduser()
+    if not (checkout / "src" / "nn" / "models" / "trm.py").is_file():
+        raise SystemExit(f"NANO_TRM={checkout} holds no src/nn/models/trm.py; name a checkout.")
+    sys.path.insert(0, str(checkout))
+    from src.nn.models.trm import TRMModule  # needs scikit-learn and einops besides
+
+    model = TRMModule(
+        hidden_size=512,
+        num_layers=2,
+        num_heads=8,
+        H_cycles=3,
+        L_cycles=6,
+        ffn_expansion=4,
+        puzzle_emb_dim=0,
+        puzzle_emb_len=0,
+        vocab_size=VOCAB,
+        batch_size=arguments.batch,
+        seq_len=LENGTH,
+        forward_dtype=torch.bfloat16 if arguments.dtype == "bf16" else torch.float32,
+    ).train()
+    if arguments.compile:
+        model.lenet.compile()
+    batch = {
+        "input": inputs.int(),
+        "output": targets.int(),
+        "puzzle_identifiers": torch.zeros(arguments.batch, dtype=torch.int32),
+    }
+    state = {"carry": model.initial_carry(batch)}
+
+    def step() -> Tensor:
+        state["carry"], loss, *_ = model.compute_loss_and_metrics(state["carry"], batch)
         return loss / arguments.batch
 
     return model, step
