@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from titans_trm.data.config import CountFields
+from titans_trm.data.leakage import compare
 from titans_trm.data.load import load_data, read_examples
 from titans_trm.data.mqar.config import MqarConfig
 from titans_trm.data.mqar.task import MqarTask
@@ -14,6 +15,7 @@ from titans_trm.data.niah.config import VALUE_BYTES, NiahConfig
 from titans_trm.data.prose import NOISE
 from titans_trm.data.registry import make_task
 from titans_trm.data.selective_copy.config import SelectiveCopyConfig
+from titans_trm.data.splits import assert_disjoint
 from titans_trm.data.synthetic import Draws
 from titans_trm.errors import InputError
 
@@ -49,6 +51,21 @@ def test_examples_keep_the_rules_and_spoilt_ones_are_named(config):
     targets[7, place] = targets[7, place] % (task.spec.vocab_size - 1) + 1
     with pytest.raises(InputError, match="example 7: "):
         task.validate(inputs, targets)
+
+
+@every_task
+def test_a_planted_repeat_is_found_and_a_clean_split_gives_none(config, tmp_path):
+    task, data = make_task(config), load_data(in_cache(config, tmp_path))
+    assert compare(data.train, data.val).is_clean()
+    inputs, targets = data.val.inputs.clone(), data.val.targets.clone()
+    inputs[3], targets[3] = data.train.inputs[5], data.train.targets[5]
+    keys = task.canonical_keys(inputs, targets)
+    planted = dataclasses.replace(data.val, inputs=inputs, targets=targets, keys=keys)
+    overlap = compare(data.train, planted)
+    assert overlap.groups == 1
+    assert (overlap.examples[0]["first_row"], overlap.examples[0]["second_row"]) == (5, 3)
+    with pytest.raises(InputError, match="share 1 groups"):
+        assert_disjoint(data.train, planted)
 
 
 # sha256 of 64 training examples of seed 0: the generators must give the same on every machine and version.
