@@ -116,6 +116,25 @@ def test_validation_names_a_canvas_that_is_no_grid(tmp_path):
         task.validate(data.train.inputs, broken)
 
 
+def test_shifted_views_are_valid_and_a_second_grid_on_the_canvas_is_not(tmp_path):
+    """The diagnostics hold training examples, views included, against the rules."""
+    task = ArcTask.from_config(config(tmp_path, untranslated=0.0))
+    train = load_data(config(tmp_path)).train
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        inputs, targets, _ = task.augment(train.inputs, train.targets, train.puzzle_ids, generator)
+        task.validate(inputs, targets)
+    corners = torch.stack([canvas.reshape(30, 30)[[0, 0, -1, -1], [0, -1, 0, -1]] for canvas in inputs])
+    assert (corners[:, 0] < 2).any(), "some are shifted"
+    row = int((corners[:, 3] == 0).nonzero()[0])
+    inputs[row, -1] = 5
+    with pytest.raises(InputError, match=f"1 of {len(inputs)} inputs are no grid; first example {row}"):
+        task.validate(inputs, targets)
+    inputs[row] = 0
+    with pytest.raises(InputError, match=f"first example {row}"):
+        task.validate(inputs, targets)
+
+
 def test_all_public_forms_of_files_give_the_same_puzzles(tmp_path):
     single = read_path(folder(tmp_path / "single", TRAIN))[0]
     (tmp_path / "many.json").write_text(json.dumps(TRAIN))

@@ -97,6 +97,19 @@ def move(tokens: Tensor, dihedral: Tensor, colours: Tensor, offsets: Tensor) -> 
     return torch.where(inside, moved, border.flatten(1).to(torch.uint8))  # a border cell is EOS = 1, the rest PAD = 0
 
 
+def is_grid(tokens: Tensor) -> Tensor:
+    """Tell which canvases `(n, 900)` hold exactly one grid, wherever it lies; (n,) bool."""
+    canvas = tokens.reshape(-1, SIDE, SIDE)
+    coloured = canvas >= COLOUR
+    offsets = torch.stack([coloured.any(dim).int().argmax(1) for dim in (2, 1)], dim=1)  # first row, first column
+    rows, columns = ((torch.arange(SIDE) + offset[:, None]) % SIDE for offset in offsets.unbind(1))
+    at_corner = canvas[torch.arange(len(canvas))[:, None, None], rows[:, :, None], columns[:, None, :]].flatten(1)
+    found = (at_corner[:, 0] >= COLOUR) & (at_corner[:, 0] < VOCAB_SIZE)
+    at_corner[:, 0] = torch.where(found, at_corner[:, 0], COLOUR)  # something to decode
+    still, same = torch.zeros(len(canvas), dtype=torch.int64), torch.arange(NUM_COLOURS).expand(len(canvas), -1)
+    return found & (move(encode(decode(at_corner)), still, same, offsets) == tokens).all(dim=1)
+
+
 def sizes(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return heights and widths `(B,)` int64 of the grids of top-left canvases `(B, 900)`."""
     canvas = tokens.reshape(-1, SIDE, SIDE) >= COLOUR
