@@ -239,7 +239,8 @@ def _conclude(order: Order, folder: SweepFolder, table: Table, interrupted: bool
     _say(f"table: {folder.markdown}")
     if interrupted or open_jobs:
         _say(f"to go on: {order.command} sweep.folder={shlex.quote(str(folder.path))}")
-    print(folder.path, flush=True)
+    sys.stdout.write(f"{folder.path}\n")
+    sys.stdout.flush()
     if interrupted:
         return INTERRUPTED
     if failed:
@@ -284,4 +285,5 @@ def _key(word: str) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
