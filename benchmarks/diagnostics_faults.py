@@ -17,7 +17,7 @@ from titans_trm.losses import act
 from titans_trm.losses.diversity import variance_hinge
 from titans_trm.training.module import TRMModule
 
-START = 50  # optimiser steps before faults that strike a run under way
+START = 80  # optimiser steps before faults that strike a run under way; some puzzles are solved by then
 
 Undo = ExitStack
 
@@ -33,13 +33,13 @@ class Fault:
     autotrainer: frozenset[str]  # AUTOTRAINER problems that would
     start: int = 0
     strike: Callable[[TRMModule, Undo], None] | None = None
-    overrides: tuple[str, ...] = ()
+    rate: float | None = None  # factor on the learning rates
     data: Callable[[TaskData], TaskData] | None = None
 
     @property
     def branches(self) -> bool:
         """Whether it can be put into a run that began without it."""
-        return not self.overrides and self.data is None
+        return self.rate is None and self.data is None
 
 
 def _fault(
@@ -51,11 +51,11 @@ def _fault(
     autotrainer: str = "",
     start: int = 0,
     strike: Callable[[TRMModule, Undo], None] | None = None,
-    overrides: tuple[str, ...] = (),
+    rate: float | None = None,
     data: Callable[[TaskData], TaskData] | None = None,
 ) -> Fault:
     names = (frozenset(words.split()) for words in (causes, debugger, autotrainer))
-    return Fault(name, told, *names, start, strike, overrides, data)
+    return Fault(name, told, *names, start, strike, rate, data)
 
 
 # The halting head
@@ -257,9 +257,9 @@ FAULTS: tuple[Fault, ...] = (
            start=START, strike=_blow_up_memory),
     _fault("lr_high", "learning rate times 100", "update_ratio_high",
            debugger="WeightUpdateRatio LossNotDecreasing PoorWeightInitialization", autotrainer="oscillate explode",
-           overrides=("optimizer.lr={lr_high}",)),
+           rate=100.0),
     _fault("lr_low", "learning rate by 100", "update_ratio_low", debugger="WeightUpdateRatio LossNotDecreasing",
-           autotrainer="slow", overrides=("optimizer.lr={lr_low}",)),
+           autotrainer="slow", rate=0.01),
     _fault("label_shift", "one label becomes another", "label_shift invalid_examples", debugger="ClassImbalance",
            start=START, strike=_wrap_stream(_relabelled)),
     _fault("split_leak", "half of validation from training", "split_leak", data=_leaked),
