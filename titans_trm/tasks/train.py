@@ -307,6 +307,8 @@ def _validate_best(
     per_example = solved.seconds / len(solved)
     if len(data.val) > len(examples) and per_example * len(data.val) <= config.trainer.val_time_share * seconds:
         examples = data.val
+        estimate = format_duration(per_example * len(examples))
+        logger.info("validating the best weights on all %d examples, about %s", len(examples), estimate)
         solved = solve_examples(module.model, examples, **options)
     right = int(solved.exact.sum())
     low, high = wilson_interval(right, len(solved))
