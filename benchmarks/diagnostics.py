@@ -359,7 +359,7 @@ def _draw_confusion(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    axis.imshow(table, cmap="Blues", vmin=0.0, vmax=1.0)
+    axis.imshow(table, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     axis.set_xticks(range(len(rules)), rules, rotation=60, ha="right", fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     for y, row in enumerate(table):
