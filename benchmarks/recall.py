@@ -70,8 +70,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="of one training; default: that of the experiment")
     parser.add_argument("--examples", type=int, default=128, help="of one cell of the grid")
     parser.add_argument("--folder", help="of runs and results; default benchmarks/results/TASK-SIZE")
-    parser.add_argument("overrides", nargs="*", help="further overrides of train.py, e.g. trainer.max_steps=3000")
-    return parser.parse_intermixed_args()  # overrides may stand after options
+    parser.add_argument("overrides", nargs="*", help="of train.py, before options: trainer.max_steps=3000 --seeds 0")
+    return parser.parse_intermixed_args()  # overrides may stand between options
 
 
 def _overrides(arguments: argparse.Namespace, gate: str, seed: int) -> list[str]:
