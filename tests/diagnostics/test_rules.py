@@ -220,7 +220,20 @@ def test_a_parameter_that_rests_once_is_no_fault() -> None:
 def test_frozen_weights_at_rate_zero_and_a_head_without_loss_are_expected() -> None:
     assert run(named({"lr": 0.0}), names={"no_update": ["head.weight"]}).alerts == []
     silent = RunFacts(max_steps=600, vocab_size=6, batch_size=64, halting_weight=0.0)
-    assert run(names={"no_grad": ["act_head.weight"]}, facts=silent).alerts == []
+    unread = ["act_head.weight", "register"]  # in text only the head reads the register
+    assert run(names={"no_grad": unread}, facts=silent).alerts == []
+    assert [alert.rule for alert in run(names={"no_grad": unread}).alerts] == ["no_gradient"]
+
+
+def test_a_head_that_rightly_says_not_yet_to_all_may_have_a_tiny_gradient() -> None:
+    def vanished(values: Values) -> list[str]:
+        return [alert.scope for alert in run(named(values)).alerts if alert.rule == "grad_vanish"]
+
+    tiny = {"grad/act_head": 1e-9}
+    sure = {"halting/cross_entropy": 1e-6}
+    assert vanished(tiny) == ["act_head"]
+    assert vanished(tiny | sure) == []
+    assert vanished(tiny | sure | {"grad/block0.attention": 1e-9}) == ["block0.attention"]
 
 
 def test_skipped_steps_of_a_gradient_scaler_are_normal_but_broken_weights_are_not() -> None:

@@ -73,8 +73,8 @@ class NoGradient(_Parameters):
         return self.finding(found, "get no gradient: they do not learn") if found else None
 
     def counts_for(self, name: str) -> bool:
-        """Leave out the halting head where its loss is switched off."""
-        return not (name.startswith("act_head") and self.facts.halting_weight == 0.0)
+        """Leave out the halting head, and the register that only it reads in text, where its loss is switched off."""
+        return self.facts.halting_weight != 0.0 or not name.startswith(("act_head", "register"))
 
     def remedies(self, finding: Finding) -> tuple[Remedy, ...]:
         """A mistake in code."""
@@ -245,7 +245,7 @@ class GradientVanishing(Rule):
 
     @classmethod
     def default_limits(cls) -> dict[str, float]:
-        """share: of the median of all parts, or absolute; solved: cross-entropy where small gradients are right."""
+        """share: of the median of all parts, or absolute; solved: loss (of the halting head its own) that excuses."""
         return {"share": 1e-4, "absolute": 1e-9, "solved": 0.02}
 
     def look(self, signals: Signals) -> Finding | None:
@@ -261,6 +261,9 @@ class GradientVanishing(Rule):
         usual = median(list(parts.values()))
         limit = max(self.limits["share"] * usual, self.limits["absolute"])
         small = sorted((name for name, ratio in parts.items() if ratio < limit), key=parts.__getitem__)
+        if signals.values.get("halting/cross_entropy", math.inf) < self.limits["solved"]:
+            # Before anything is solved "not right yet" is true of all: a head that knows it has nothing to learn.
+            small = [name for name in small if name != "act_head"]
         if not small:
             return None
         return Finding(
