@@ -185,6 +185,12 @@ def test_a_memory_out_of_bounds_from_the_start_must_come_below_the_bound_for_any
     assert check is not None and not check.met_by(1e6) and check.met_by(9e3)
 
 
+def test_a_memory_that_is_used_more_and_more_does_not_blow_up() -> None:
+    """Like `experiment=text`: dozens of times as much is written after twenty checks, and the loss falls all the while."""
+    used = run(lambda check: {"memory/block0/write": 0.5 * 1.3 ** min(check, 17)}, strike=0)
+    assert "memory_blowup" not in {alert.rule for alert in used.alerts}
+
+
 def test_every_rule_has_its_case() -> None:
     elsewhere = {"split_leak", "no_gradient", "no_update", "gate_flood", "update_ratio_low", "overfit_gap", "init_loss",
                  "val_regression", "class_imbalance", "duplicate_rows", "ponder_drift"}  # fmt: skip

@@ -29,7 +29,7 @@ class MemoryBlowup(Rule):
     @classmethod
     def default_limits(cls) -> dict[str, float]:
         """ratio: times the median of the checks before; history, fewest: how many those are; certain: any time."""
-        return {"ratio": 8.0, "history": 20, "fewest": 4, "certain": 1e4}
+        return {"ratio": 8.0, "history": 5, "fewest": 4, "certain": 1e4}
 
     def look(self, signals: Signals) -> Finding | None:
         """Compare weights and writes of each block with those of the checks before."""
