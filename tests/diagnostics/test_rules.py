@@ -186,7 +186,7 @@ def test_a_memory_out_of_bounds_from_the_start_must_come_below_the_bound_for_any
 
 
 def test_a_memory_that_is_used_more_and_more_does_not_blow_up() -> None:
-    """Like `experiment=text`: dozens of times as much is written after twenty checks, and the loss falls all the while."""
+    """Like `experiment=text`: dozens of times as much is written after twenty checks, while the loss falls."""
     used = run(lambda check: {"memory/block0/write": 0.5 * 1.3 ** min(check, 17)}, strike=0)
     assert "memory_blowup" not in {alert.rule for alert in used.alerts}
 
